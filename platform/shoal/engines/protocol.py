@@ -1,0 +1,104 @@
+"""The one small protocol that every engine fulfils, and that one contract test holds them all to.
+
+An engine owns a model, its optimizer and how both are spread over the members of a view. It knows nothing of Ray,
+leases, files or the record. Life of an engine:
+
+    engine = make_engine(job, device)         # builds the model; no process group needed
+    engine.form(rank, size)                   # torch.distributed's default group is up and has this view's members
+    engine.write_state(read)                  # optional: continue from a checkpoint or from peers
+    for each lease:
+        for i, (batch, share) in enumerate(micro_batches):
+            loss = engine.micro_step(batch, share, last=i == len(micro_batches) - 1)
+        norm = engine.update(lr)
+    shard = engine.read_state()               # at any step boundary
+    engine.leave()                            # the model stays warm; the group may go
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from shoal.state.layout import Extent, Shard
+from shoal.tasks.base import Batch
+
+ReadState = Callable[[str, Sequence[Extent]], torch.Tensor]
+"""(key, extents) -> 1-D fp32 tensor with those elements one after another. Raises CheckpointError if it has them not."""
+
+
+@dataclass(slots=True)
+class StepTimes:
+    """Seconds of the last step by part, on this member."""
+
+    compute_s: float = 0.0
+    """Forward and backward."""
+    communicate_s: float = 0.0
+    """Reduction and gathering that was not hidden behind compute."""
+    update_s: float = 0.0
+    """Clipping and optimizer."""
+
+
+class Engine(Protocol):
+    """One member's training state and how it advances. All methods marked (collective) are called by all members of
+    the view in the same order."""
+
+    model: torch.nn.Module
+    device: torch.device
+    times: StepTimes
+
+    @property
+    def equal_micro_batches(self) -> bool:
+        """True if every member must run the same number of micro-batches per step (their passes are collective)."""
+        ...
+
+    @property
+    def merges_shards(self) -> bool | None:
+        """Whether virtual shards may share a forward pass: the task promises it and the model was seen to draw no random
+        numbers. None until the first micro-batch has been run."""
+        ...
+
+    def form(self, rank: int, size: int) -> None:
+        """Enter a view (collective). The default process group has `size` members and this one is `rank`."""
+        ...
+
+    def leave(self) -> None:
+        """Let go of everything that is bound to the process group. The model and its parameters' memory stay."""
+        ...
+
+    def micro_step(self, batch: Batch, share: float, *, last: bool) -> torch.Tensor:
+        """Forward and backward of one micro-batch whose gradient counts `share` of the global batch (0: padding).
+
+        Returns the detached scalar loss, on the device. (Collective if `equal_micro_batches` or `last`.)
+        Raises TaskError with the user's traceback if the task fails, or if its loss is not a scalar.
+        """
+        ...
+
+    def update(self, lr: float) -> float:
+        """Reduce, clip, apply (collective). Returns the global gradient norm before clipping.
+
+        If the norm is not finite nothing is applied, and every member sees that same norm.
+        """
+        ...
+
+    def evaluate(self, batch: Batch) -> dict[str, float]:
+        """The task's metrics on `batch` (collective if `equal_micro_batches`)."""
+        ...
+
+    def holdings(self) -> tuple[Extent, ...]:
+        """What part of the logical state this member answers for. Disjoint over the view, and together everything."""
+        ...
+
+    def read_state(self) -> Shard:
+        """A host copy of this member's holdings, taken at a step boundary. Not collective."""
+        ...
+
+    def write_state(self, read: ReadState, scalars: dict, buffers: dict[str, torch.Tensor]) -> None:
+        """Take over a state: every member calls `read` for whatever it needs (collective)."""
+        ...
+
+    def full_parameters(self) -> dict[str, torch.Tensor]:
+        """All parameters whole, fp32, on the host of rank 0; empty on the others (collective)."""
+        ...

@@ -1,0 +1,275 @@
+"""The job: what to train, as one frozen value.
+
+A job says everything that decides the result, and nothing about where it runs. Two equal jobs give the same samples,
+learning rates and random numbers at every step, whoever computes them. This module imports neither Ray nor torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from shoal.errors import ConfigError
+from shoal.job.checks import at_least, choice, fraction, positive
+
+if TYPE_CHECKING:
+    from shoal.tasks.base import Task
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """Where samples come from and in which order they are used."""
+
+    train: str
+    """`builtin:stdlib`, `builtin:digits`, or a Parquet file or folder: local, `s3://`, `gs://`, whatever pyarrow reads."""
+    validation: str | None = None
+    """Parquet held out for evaluation. The built-in corpora bring their own."""
+    block: int | None = None
+    """Tokens in a packed sample. Only for built-in text; your own Parquet fixes its own."""
+    shuffle: bool = True
+    window: int = 8192
+    """Samples that are shuffled together: row groups are permuted first, then the samples inside each window."""
+    cpus: float = 1.0
+    """CPUs that are kept for Ray Data, so that workers can never starve it."""
+    ahead_mb: int = 64
+    """Megabytes of samples that may wait in the object store ahead of the workers."""
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise ConfigError("data.train is empty; name a Parquet folder, or builtin:stdlib, or builtin:digits")
+        positive("data.window", self.window)
+        positive("data.cpus", self.cpus)
+        positive("data.ahead_mb", self.ahead_mb)
+        if self.block is not None:
+            at_least("data.block", self.block, 2)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """The global batch of one optimizer step, and its division into virtual shards."""
+
+    size: int = 64
+    """Samples per step, over all workers."""
+    virtual_shards: int = 8
+    """Parts that the members of a view divide among themselves. Fixed by the job, so that the mathematics does not
+    depend on the number of workers; it is also the largest number of workers that can help."""
+    micro_limit: int | None = None
+    """Most samples in one forward pass (a bound on memory). Default: one member's whole share where the task allows."""
+
+    def __post_init__(self) -> None:
+        positive("batch.size", self.size)
+        positive("batch.virtual_shards", self.virtual_shards)
+        if self.size % self.virtual_shards:
+            near = [v for v in range(1, min(self.size, 4 * self.virtual_shards) + 1) if self.size % v == 0]
+            raise ConfigError(
+                f"batch.size={self.size} cannot be split into batch.virtual_shards={self.virtual_shards} equal parts; "
+                f"use virtual_shards from {near}, or a batch size that is a multiple of {self.virtual_shards}"
+            )
+        if self.micro_limit is not None and self.micro_limit < self.shard_size:
+            raise ConfigError(
+                f"batch.micro_limit={self.micro_limit} is smaller than one virtual shard ({self.shard_size} samples); "
+                f"raise batch.virtual_shards to {self.size // self.micro_limit or self.size} or more"
+            )
+
+    @property
+    def shard_size(self) -> int:
+        """Samples in one virtual shard."""
+        return self.size // self.virtual_shards
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Optimizer:
+    """The update rule. Parameters with fewer than two dimensions are not decayed."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3
+    """Peak learning rate; the schedule scales it."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    momentum: float = 0.9
+    """For sgd."""
+    weight_decay: float = 0.1
+    clip_norm: float | None = 1.0
+    """Largest global gradient norm; None: no clipping."""
+
+    def __post_init__(self) -> None:
+        choice("optimizer.name", self.name, ("adamw", "sgd"))
+        positive("optimizer.lr", self.lr)
+        positive("optimizer.eps", self.eps)
+        at_least("optimizer.weight_decay", self.weight_decay, 0)
+        fraction("optimizer.momentum", self.momentum)
+        if len(self.betas) != 2:
+            raise ConfigError(f"optimizer.betas={self.betas!r} must be two numbers, for example (0.9, 0.95)")
+        for beta in self.betas:
+            fraction("optimizer.betas", beta)
+        if self.clip_norm is not None:
+            positive("optimizer.clip_norm", self.clip_norm)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """The learning rate as a function of progress, the fraction of the budget that is used."""
+
+    name: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup: float = 0.05
+    """Fraction of the budget over which the rate rises from 0 to its peak."""
+    final: float = 0.1
+    """Rate at the end, as a fraction of the peak (linear and cosine)."""
+
+    def __post_init__(self) -> None:
+        choice("schedule.name", self.name, ("constant", "linear", "cosine"))
+        fraction("schedule.warmup", self.warmup)
+        fraction("schedule.final", self.final, closed=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """How long to train: exactly one of the three."""
+
+    steps: int | None = None
+    samples: int | None = None
+    epochs: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {k: v for k in ("steps", "samples", "epochs") if (v := getattr(self, k)) is not None}
+        if len(given) != 1:
+            said = ", ".join(f"{k}={v}" for k, v in given.items()) or "none of them"
+            raise ConfigError(f"budget needs exactly one of steps, samples, epochs; got {said}")
+        for name, value in given.items():
+            positive(f"budget.{name}", value)
+
+    def total_steps(self, batch_size: int, samples_per_epoch: int) -> int:
+        """Steps that use the budget up. Samples and epochs are rounded up to whole steps."""
+        if self.steps is not None:
+            return self.steps
+        samples = self.samples if self.samples is not None else (self.epochs or 0) * samples_per_epoch
+        return max(1, -(-int(samples) // batch_size))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workers:
+    """Who may take part. How many do never changes the result."""
+
+    min: int = 1
+    max: int = 2
+    cpus: float = 1.0
+    """CPUs that each worker reserves; also its number of computing threads (at least one)."""
+    gpus: float = 0.0
+    resources: tuple[tuple[str, float], ...] = ()
+    """Other Ray resources for each worker, as (name, amount) pairs."""
+    silence_s: float = 300.0
+    """A worker that finishes no step for this long is killed and counts as lost."""
+    start_s: float = 180.0
+    """Longest wait for workers to start."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.max:
+            raise ConfigError(f"need 1 <= workers.min <= workers.max, got min={self.min} and max={self.max}")
+        positive("workers.cpus", self.cpus)
+        at_least("workers.gpus", self.gpus, 0)
+        positive("workers.silence_s", self.silence_s)
+        positive("workers.start_s", self.start_s)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Engine:
+    """How the state is kept and reduced. Changes speed and memory, never the mathematics."""
+
+    name: Literal["replicated", "zero"] = "replicated"
+    stage: Literal[1, 2, 3] = 2
+    """ZeRO stage: shard the optimizer state (1), also the gradients (2), also the parameters (3)."""
+    offload: bool = False
+    """ZeRO: keep the optimizer state in host memory."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: forward and backward in bfloat16; parameters and optimizer state stay fp32."""
+    checkpoint_activations: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more compute."""
+
+    def __post_init__(self) -> None:
+        choice("engine.name", self.name, ("replicated", "zero"))
+        choice("engine.stage", self.stage, (1, 2, 3))
+        choice("engine.precision", self.precision, ("fp32", "bf16"))
+        if self.offload and self.name != "zero":
+            raise ConfigError("engine.offload=True needs engine.name=zero: the replicated engine keeps its state with the model")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """When to evaluate on the validation data, and on how much of it."""
+
+    every: int | None = 100
+    """Steps between evaluations; None: only at the end. There is always one at the end."""
+    samples: int = 1024
+    """At most this many samples, always the first ones."""
+
+    def __post_init__(self) -> None:
+        if self.every is not None:
+            positive("evaluation.every", self.every)
+        positive("evaluation.samples", self.samples)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoints:
+    """When to write durable checkpoints, where, and which of them to keep. There is always one at the end."""
+
+    every: int | None = 100
+    """Steps between checkpoints; None: only at the end."""
+    path: str | None = None
+    """Folder or URI (`s3://…`, `gs://…`); default: inside the run folder."""
+    keep_last: int | None = 2
+    """None: all of them."""
+    keep_best: str | None = None
+    """Also keep the one with the lowest value of this metric, for example `val/loss`; `-val/accuracy`: the highest."""
+    keep_every: int | None = None
+    """Also keep those whose step is a multiple of this."""
+    export: bool = True
+    """Write the final model as safetensors + config that plain torch or transformers loads."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "keep_last", "keep_every"):
+            if getattr(self, name) is not None:
+                positive(f"checkpoints.{name}", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failures:
+    """What a run may survive. An error in the user's own code fails it at once and uses none of these."""
+
+    max_failures: int = 3
+    """Losses of workers after which the run goes on from its last checkpoint; -1: no limit; 0: none."""
+
+    def __post_init__(self) -> None:
+        at_least("failures.max_failures", self.max_failures, -1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What to train. Give it a task, data and a budget; everything else has a default that works."""
+
+    task: Task
+    data: Data
+    budget: Budget
+    name: str = "job"
+    batch: Batch = field(default_factory=Batch)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    workers: Workers = field(default_factory=Workers)
+    engine: Engine = field(default_factory=Engine)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    failures: Failures = field(default_factory=Failures)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for method in ("build", "loss"):
+            if not callable(getattr(self.task, method, None)):
+                raise ConfigError(
+                    f"task={self.task!r} has no method {method}(); derive it from shoal.Task and define build() and loss()"
+                )
+        if not self.name or any(c in self.name for c in "/\\ \t\n"):
+            raise ConfigError(f"name={self.name!r} must be a word that can name a folder (no spaces, no slashes)")
+        if self.workers.max > self.batch.virtual_shards:
+            raise ConfigError(
+                f"workers.max={self.workers.max} is more than batch.virtual_shards={self.batch.virtual_shards}, "
+                f"and a worker without a virtual shard would idle; lower workers.max or raise batch.virtual_shards"
+            )

@@ -1,0 +1,61 @@
+"""Views: who takes part, in which order, and which part of a step each member does. Pure; no clock, no Ray, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MemberId = str
+"""Name of one worker incarnation, for example `w3`. Never used again after that worker is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A numbered, ordered list of members. Everything collective happens inside one view."""
+
+    number: int
+    members: tuple[MemberId, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.members)
+
+    def rank(self, member: MemberId) -> int:
+        """Place of `member` in the view; raises ValueError for a stranger."""
+        return self.members.index(member)
+
+    def shards(self, member: MemberId, virtual_shards: int) -> range:
+        """The contiguous virtual shards of `member`: [r*V/n, (r+1)*V/n)."""
+        r, n = self.rank(member), self.size
+        return range(r * virtual_shards // n, (r + 1) * virtual_shards // n)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The coordinator's word to a member: in view `view`, do virtual shards `shards` of step `step`.
+
+    `start` and `stop` bound the member's samples as positions in the endless stream of the job's epochs; they are its
+    virtual shards' samples, in order. `evaluate` and `checkpoint` say what to do after the step; all members of a
+    view get the same two for the same step.
+    """
+
+    view: int
+    step: int
+    shards: tuple[int, int]
+    start: int
+    stop: int
+    evaluate: bool = False
+    checkpoint: bool = False
+
+
+def lease(view: View, member: MemberId, step: int, *, batch_size: int, virtual_shards: int) -> Lease:
+    """The lease of `member` for `step` (steps count from 0): a function of the view and the job alone."""
+    mine = view.shards(member, virtual_shards)
+    per_shard = batch_size // virtual_shards
+    first = step * batch_size
+    return Lease(
+        view=view.number,
+        step=step,
+        shards=(mine.start, mine.stop),
+        start=first + mine.start * per_shard,
+        stop=first + mine.stop * per_shard,
+    )

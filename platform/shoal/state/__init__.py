@@ -1,0 +1,1 @@
+"""How training state moves: layout, durable checkpoints, export. Imports torch, never Ray."""
