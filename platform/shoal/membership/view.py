@@ -48,10 +48,10 @@ class Lease:
 
 
 def lease(view: View, member: MemberId, step: int, *, batch_size: int, virtual_shards: int) -> Lease:
-    """The lease of `member` for `step` (steps count from 0): a function of the view and the job alone."""
+    """The lease of `member` for `step` (the first step is 1): a function of the view and the job alone."""
     mine = view.shards(member, virtual_shards)
     per_shard = batch_size // virtual_shards
-    first = step * batch_size
+    first = (step - 1) * batch_size
     return Lease(
         view=view.number,
         step=step,
