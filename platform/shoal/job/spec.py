@@ -21,7 +21,8 @@ class Data:
     """Where samples come from and in which order they are used."""
 
     train: str
-    """`builtin:stdlib`, `builtin:digits`, or a Parquet file or folder: local, `s3://`, `gs://`, whatever pyarrow reads."""
+    """`builtin:stdlib`, `builtin:digits`, or a Parquet file or folder: local, `s3://`, `gs://` and
+    whatever pyarrow reads."""
     validation: str | None = None
     """Parquet held out for evaluation. The built-in corpora bring their own."""
     block: int | None = None
@@ -190,7 +191,9 @@ class Engine:
         choice("engine.stage", self.stage, (1, 2, 3))
         choice("engine.precision", self.precision, ("fp32", "bf16"))
         if self.offload and self.name != "zero":
-            raise ConfigError("engine.offload=True needs engine.name=zero: the replicated engine keeps its state with the model")
+            raise ConfigError(
+                "engine.offload=True needs engine.name=zero: the replicated engine keeps its state with the model"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,13 +223,15 @@ class Checkpoints:
     """None: all of them."""
     keep_best: str | None = None
     """Also keep the one with the lowest value of this metric, for example `val/loss`; `-val/accuracy`: the highest."""
+    best_count: int | None = 1
+    """How many `keep_best` keeps; None: all."""
     keep_every: int | None = None
     """Also keep those whose step is a multiple of this."""
     export: bool = True
     """Write the final model as safetensors + config that plain torch or transformers loads."""
 
     def __post_init__(self) -> None:
-        for name in ("every", "keep_last", "keep_every"):
+        for name in ("every", "keep_last", "keep_every", "best_count"):
             if getattr(self, name) is not None:
                 positive(f"checkpoints.{name}", getattr(self, name))
 
@@ -264,7 +269,7 @@ class Job:
         for method in ("build", "loss"):
             if not callable(getattr(self.task, method, None)):
                 raise ConfigError(
-                    f"task={self.task!r} has no method {method}(); derive it from shoal.Task and define build() and loss()"
+                    f"task={self.task!r} has no method {method}(); derive from shoal.Task and define build() and loss()"
                 )
         if not self.name or any(c in self.name for c in "/\\ \t\n"):
             raise ConfigError(f"name={self.name!r} must be a word that can name a folder (no spaces, no slashes)")

@@ -1,1 +1,1 @@
-"""Views, leases, phases, and what to do about a loss: pure decisions, each with its reason. No Ray, no torch, no clock."""
+"""Views, leases, phases, and what to do about a loss: pure decisions, each with its reason. No Ray, torch or clock."""

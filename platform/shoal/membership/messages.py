@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from shoal.membership.view import Lease, MemberId
+from shoal.membership.leasing import End
+from shoal.membership.view import Lease, MemberId, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,6 @@ class Reports:
     steps: tuple[StepReport, ...] = ()
     evaluations: tuple[EvaluationReport, ...] = ()
     written: tuple[ShardWritten, ...] = ()
-    model: dict | None = None
-    """What the model turned out to be (names, sizes, digest); said once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +65,16 @@ class Grant:
     """The coordinator's answer: further leases, and where the view ends if that is known."""
 
     leases: tuple[Lease, ...] = ()
-    end: int | None = None
-    """First step that is not to be done in this view; None: not known yet."""
+    end: End | None = None
+    """Where the view ends and what to do then; None: not known yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class ViewOrder:
     """All that a member needs to enter a view."""
 
-    number: int
-    members: tuple[MemberId, ...]
-    rank: int
+    view: View
+    member: MemberId
     address: str
     """`host:port` of the rendezvous store."""
     first_step: int

@@ -1,4 +1,4 @@
-"""Views: who takes part, in which order, and which part of a step each member does. Pure; no clock, no Ray, no torch."""
+"""Views: who takes part, in which order, and which part of a step each member does. Pure: no clock, Ray or torch."""
 
 from __future__ import annotations
 

@@ -1,0 +1,118 @@
+"""The coordinator's book: every event once to the ledger, the latest numbers for whoever asks, news for the display."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from shoal.coordinator.plan import RunPlan
+from shoal.membership.commits import Commit
+from shoal.tracking.ledger import Ledger
+from shoal.tracking.recorder import Recorder
+from shoal.tracking.run_folder import RunFolder
+
+SMOOTHING = 0.1
+"""Weight of the newest step in the smoothed step time."""
+
+
+class Book:
+    """One writer: the ledger is the truth, MLflow is fed from it by the recorder's thread."""
+
+    def __init__(self, plan: RunPlan) -> None:
+        self._plan = plan
+        folder = RunFolder(plan.folder)
+        self._ledger = Ledger(folder.ledger)
+        self._recorder = Recorder(folder, plan.record)
+        self._news: list[tuple[str, str]] = []
+        self._warned_ledger = False
+        self.step_s: float | None = None
+        self.last: Commit | None = None
+        self.evaluation: dict[str, float] = {}
+        self.evaluated_at = 0
+
+    def open(self) -> None:
+        """Begin the record."""
+        if not self._plan.continues:
+            self.write("start", run=self._plan.run_id, job_digest=self._plan.job_digest)
+        self._recorder.start()
+
+    def close(self, status: str, reason: str, deadline_s: float) -> int:
+        """The last entry; returns how many entries could not be sent to MLflow by the deadline."""
+        self.write("end", status=status, reason=reason)
+        unsent = self._recorder.close(deadline_s)
+        self._ledger.close()
+        return unsent
+
+    def write(self, kind: str, **values: Any) -> None:
+        """Append one entry."""
+        self._append([{"kind": kind, "time": time.time(), **values}])
+
+    def commits(self, commits: list[Commit]) -> None:
+        """Append commits, in order."""
+        if not commits:
+            return
+        self._append([self._entry(c) for c in commits])
+        for commit in commits:
+            old = self.step_s
+            self.step_s = commit.step_s if old is None else old + SMOOTHING * (commit.step_s - old)
+        self.last = commits[-1]
+
+    def evaluated(self, step: int, means: Mapping[str, float], seconds: float) -> None:
+        """Append the result of an evaluation; names get the prefix `val/`."""
+        self.evaluation = {f"val/{name}": value for name, value in means.items()}
+        self.evaluated_at = step
+        self.write("evaluation", step=step, metrics=self.evaluation, seconds=seconds)
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in self.evaluation.items())
+        self.say("evaluation", f"step {step}: {shown}")
+
+    def checkpoint(self, entry: dict[str, Any]) -> None:
+        """Append what became of a checkpoint."""
+        self._append([entry])
+        if "error" in entry:
+            self.say("warning", f"checkpoint of step {entry['step']} failed: {entry['error']}")
+        else:
+            self.say("checkpoint", f"step {entry['step']}: {entry['uri']}")
+
+    def say(self, kind: str, text: str) -> None:
+        """News for the display."""
+        self._news.append((kind, text))
+
+    def news(self, after: int) -> list[tuple[str, str]]:
+        """News from number `after` on."""
+        return self._news[after:]
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """What is known of the state after `step`: for the checkpoint's manifest."""
+        known = {"train/loss": self.last.loss} if self.last and self.last.step == step else {}
+        return {**known, **(self.evaluation if self.evaluated_at == step else {})}
+
+    def _append(self, entries: list[dict[str, Any]]) -> None:
+        self._ledger.append(entries)
+        blocked = self._ledger.blocked
+        if blocked and not self._warned_ledger:
+            self.say("warning", f"the ledger cannot be written and is kept in memory until it can: {blocked}")
+        self._warned_ledger = bool(blocked)
+
+    def _entry(self, commit: Commit) -> dict[str, Any]:
+        batch, tokens = self._plan.job.batch.size, self._plan.job.task.tokens_per_sample
+        speed = batch / commit.step_s if commit.step_s > 0 else 0.0
+        entry = {
+            "kind": "commit",
+            "time": time.time(),
+            "step": commit.step,
+            "view": commit.view,
+            "samples": list(commit.samples),
+            "epoch": commit.samples[1] / self._plan.train.samples,
+            "loss": commit.loss,
+            "lr": commit.lr,
+            "grad_norm": commit.grad_norm,
+            "workers": commit.workers,
+            "step_s": commit.step_s,
+            "data_wait_s": commit.data_wait_s,
+            "compute_s": commit.compute_s,
+            "communicate_s": commit.communicate_s,
+            "update_s": commit.update_s,
+            "samples_per_s": speed,
+        }
+        return {**entry, "tokens_per_s": speed * tokens} if tokens else entry

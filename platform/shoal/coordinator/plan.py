@@ -1,0 +1,65 @@
+"""What the coordinator is told about a run when it is born."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shoal.job import Job
+from shoal.membership.leasing import Plan
+from shoal.tasks.base import Task
+
+if TYPE_CHECKING:
+    from shoal.data.catalog import Catalog
+    from shoal.tracking.recorder import RecordSettings
+
+
+class TaskElsewhere(Task):
+    """Stands for the task in processes that never run it, so that they need not import what it needs."""
+
+    def __init__(self, task: Task) -> None:
+        self.columns = tuple(task.columns)
+        self.tokens_per_sample = task.tokens_per_sample
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunPlan:
+    """One run, ready to go. Every field survives pickling without torch."""
+
+    run_id: str
+    folder: Path
+    job: Job
+    """With a TaskElsewhere in place of the task."""
+    job_blob: bytes
+    """The whole job, pickled by value, for the workers."""
+    job_digest: str
+    train: Catalog
+    validation: Catalog | None
+    total_steps: int
+    checkpoint_uri: str
+    export_uri: str
+    start_from: str | None
+    """URI of the checkpoint to begin with."""
+    continues: bool
+    """True: the ledger holds earlier steps of this same run."""
+    record: RecordSettings
+    node_id: str
+    """The node whose disk holds the run folder."""
+
+    @property
+    def validation_samples(self) -> int:
+        return min(self.job.evaluation.samples, self.validation.samples) if self.validation else 0
+
+    def leasing(self) -> Plan:
+        """What leasing needs to know."""
+        job = self.job
+        return Plan(
+            batch_size=job.batch.size,
+            virtual_shards=job.batch.virtual_shards,
+            total_steps=self.total_steps,
+            evaluate_every=job.evaluation.every,
+            checkpoint_every=job.checkpoints.every,
+            export=job.checkpoints.export,
+            can_evaluate=self.validation is not None,
+        )

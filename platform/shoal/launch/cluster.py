@@ -1,0 +1,99 @@
+"""Connecting to Ray: a running cluster if there is one to join, a local one otherwise."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from shoal.errors import CapacityError
+from shoal.job import Job
+
+MB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What this process is connected to."""
+
+    address: str
+    local: bool
+    """True: the cluster was started here and ends with this process."""
+    node_id: str
+
+
+@contextmanager
+def connect(job: Job, address: str | None) -> Iterator[Connection]:
+    """Join the cluster at `address` (default: RAY_ADDRESS, or the surrounding Ray job's), else start a local one.
+
+    A connection that the caller had made already is used and left as it is.
+    Raises CapacityError if the address does not answer.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield _connection(local=False)
+        return
+    wanted = address or os.environ.get("RAY_ADDRESS")
+    if wanted and wanted != "local":
+        _join(wanted)
+    else:
+        _start_local(job)
+    try:
+        yield _connection(local=not wanted or wanted == "local")
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env=shipping())
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise CapacityError(
+            f"no Ray cluster answers at {address} ({error}); check the address, or leave out --address (and unset "
+            f"RAY_ADDRESS) to start a local one"
+        ) from None
+
+
+def _start_local(job: Job) -> None:
+    """A Ray cluster on this machine, with as many (logical) CPUs as the job needs."""
+    import ray
+
+    # Ray gives its workers a lower priority than the shell's; on a machine that is ours alone that only costs time.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    cpus = job.workers.max * job.workers.cpus + job.data.cpus
+    store = min(int(0.2 * psutil.virtual_memory().total), max(512 * MB, 6 * job.data.ahead_mb * MB))
+    ray.init(
+        num_cpus=max(1, int(-(-cpus // 1))),
+        resources=dict(_totals(job)) or None,
+        object_store_memory=store,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+
+
+def _totals(job: Job) -> list[tuple[str, float]]:
+    return [(name, amount * job.workers.max) for name, amount in job.workers.resources]
+
+
+def shipping() -> dict[str, Any]:
+    """The runtime environment by which Shoal's own code reaches the nodes of a cluster that we joined.
+
+    The one place that knows. What Shoal needs (torch, DeepSpeed, ...) must be installed there.
+    """
+    return {"py_modules": [str(Path(__file__).resolve().parents[1])]}
+
+
+def _connection(*, local: bool) -> Connection:
+    import ray
+
+    context = ray.get_runtime_context()
+    return Connection(address=context.gcs_address, local=local, node_id=context.get_node_id())

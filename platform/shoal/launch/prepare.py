@@ -1,0 +1,196 @@
+"""Everything that can be checked before a cluster is touched: data, resume, folders, the plan of the run."""
+
+from __future__ import annotations
+
+import random
+import string
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shoal.coordinator.plan import RunPlan, TaskElsewhere
+from shoal.data.order import Cursor
+from shoal.data.sources import Sources, resolve
+from shoal.errors import ConfigError
+from shoal.job import Job
+from shoal.job.store import flatten, job_digest, save_job
+from shoal.state.store import CheckpointInfo, CheckpointStore
+from shoal.tracking.recorder import RecordSettings
+from shoal.tracking.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from shoal.launch.api import RunOptions
+    from shoal.launch.cluster import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that is ready to start."""
+
+    job: Job
+    options: RunOptions
+    folder: RunFolder
+    sources: Sources
+    total_steps: int
+    digest: str
+    start_from: CheckpointInfo | None
+    continues: bool
+
+    @property
+    def checkpoint_uri(self) -> str:
+        return self.job.checkpoints.path or self._stored("checkpoints")
+
+    @property
+    def export_uri(self) -> str:
+        return self._stored("model")
+
+    @property
+    def store(self) -> CheckpointStore:
+        return CheckpointStore(self.checkpoint_uri)
+
+    def _stored(self, what: str) -> str:
+        base = self.options.storage_uri
+        return f"{base.rstrip('/')}/{self.folder.run_id}/{what}" if base else str(self.folder.path / what)
+
+    def plan(self, connection: Connection) -> RunPlan:
+        """The plan for the coordinator."""
+        import ray.cloudpickle
+
+        return RunPlan(
+            run_id=self.folder.run_id,
+            folder=self.folder.path,
+            job=replace(self.job, task=TaskElsewhere(self.job.task)),
+            job_blob=ray.cloudpickle.dumps(self.job),
+            job_digest=self.digest,
+            train=self.sources.train,
+            validation=self.sources.validation,
+            total_steps=self.total_steps,
+            checkpoint_uri=self.checkpoint_uri,
+            export_uri=self.export_uri,
+            start_from=self.start_from.uri if self.start_from else None,
+            continues=self.continues,
+            record=self.record_settings(),
+            node_id=connection.node_id,
+        )
+
+    def record_settings(self) -> RecordSettings:
+        """What the record says about the run as a whole."""
+        tags = {"shoal.run_id": self.folder.run_id, "shoal.engine": _engine(self.job), "shoal.job_digest": self.digest}
+        if self.start_from and not self.continues:
+            tags["shoal.forked_from"] = self.start_from.uri
+        return RecordSettings(
+            tracking_uri=self.options.tracking_uri,
+            experiment=self.job.name,
+            run_name=self.folder.run_id,
+            params=flatten(self.job),
+            tags=tags,
+            dataset_name=self.job.data.train,
+            dataset_digest=self.sources.train.digest,
+            dataset_source=self.sources.train.uri,
+        )
+
+    def record_link(self) -> str:
+        return str(self.folder.report)
+
+    def introduction(self, connection: Connection) -> Mapping[str, Any]:
+        """What a display shows first."""
+        return {
+            "run_id": self.folder.run_id,
+            "folder": str(self.folder.path),
+            "job": self.job.name,
+            "engine": _engine(self.job),
+            "workers": f"{self.job.workers.min}..{self.job.workers.max}",
+            "total_steps": self.total_steps,
+            "from_step": self.start_from.step if self.start_from else 0,
+            "samples": self.sources.train.samples,
+            "validation_samples": self.sources.validation.samples if self.sources.validation else 0,
+            "data": self.sources.train.uri,
+            "data_digest": self.sources.train.digest,
+            "cluster": "local" if connection.local else connection.address,
+            "record": self.record_link(),
+        }
+
+
+def prepare(job: Job, options: RunOptions) -> Prepared:
+    """Resolve and check everything, make the run folder. Raises ConfigError, DataError, CheckpointError."""
+    root = options.runs_dir.absolute()
+    sources = resolve(job.data, root, tuple(job.task.columns))
+    if sources.train.samples < job.batch.size:
+        raise ConfigError(
+            f"batch.size={job.batch.size} is more than the {sources.train.samples} samples of {sources.train.uri}, so "
+            f"a step would hold a sample twice; lower batch.size or bring more data"
+        )
+    total = job.budget.total_steps(job.batch.size, sources.train.samples)
+    digest = job_digest(job)
+    if options.resume is None:
+        folder, start, continues = new_folder(root, options.name or _fresh_name(job.name)), None, False
+    else:
+        old = find_run(root, options.resume)
+        start = _start_from(job, old, sources, total)
+        continues = old.read().get("job_digest") == digest
+        folder = old if continues else new_folder(root, options.name or _fresh_name(job.name))
+    if not continues:
+        folder.update(
+            run_id=folder.run_id, name=job.name, created=time.time(), status="starting", job_digest=digest,
+            total_steps=total, forked_from=start.uri if start else None,
+        )  # fmt: skip
+    ready = Prepared(job, options, folder, sources, total, digest, start, continues)
+    ready.folder.update(checkpoint_uri=ready.checkpoint_uri, status="starting")
+    save_job(folder, job, options.recipe, options.overrides)
+    return ready
+
+
+def new_folder(root: Path, name: str) -> RunFolder:
+    """Make the folder of a new run."""
+    folder = RunFolder(root / name)
+    try:
+        folder.path.mkdir(parents=True)
+    except FileExistsError:
+        raise ConfigError(
+            f"{folder.path} exists already; choose another --name, or continue it: shoal resume {name}"
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make the run folder {folder.path}: {error}; choose another place with --runs"
+        ) from None
+    return folder
+
+
+def find_run(root: Path, run: str) -> RunFolder:
+    """The folder of a run, given its id or its path. ConfigError if there is none."""
+    path = Path(run)
+    folder = RunFolder(path.absolute() if path.is_dir() else root / run)
+    folder.read()
+    return folder
+
+
+def _start_from(job: Job, folder: RunFolder, sources: Sources, total: int) -> CheckpointInfo:
+    uri = folder.read().get("checkpoint_uri") or str(folder.checkpoints)
+    store = CheckpointStore(uri)
+    latest = store.latest()
+    if latest is None:
+        raise ConfigError(f"run {folder.run_id} has no checkpoint in {uri} to continue from; start it anew")
+    if latest.step >= total:
+        raise ConfigError(
+            f"run {folder.run_id} has done {latest.step} of {total} steps, its whole budget; give it more, for example "
+            f"--set budget.steps={2 * latest.step}"
+        )
+    cursor = Cursor.from_json(store.open(latest.uri).cursor)
+    cursor.check(sources.train)
+    if (cursor.position, cursor.seed) != (latest.step * job.batch.size, job.seed):
+        raise ConfigError(
+            f"the data order of {latest.uri} stands at sample {cursor.position} with seed {cursor.seed}; this job is "
+            f"at {latest.step * job.batch.size} with seed {job.seed}; keep batch.size and seed as they were"
+        )
+    return latest
+
+
+def _fresh_name(job: str) -> str:
+    letters = "".join(random.SystemRandom().choices(string.ascii_lowercase + string.digits, k=4))
+    return f"{job}-{time.strftime('%Y%m%d-%H%M%S')}-{letters}"
+
+
+def _engine(job: Job) -> str:
+    return f"zero-{job.engine.stage}" if job.engine.name == "zero" else job.engine.name

@@ -1,0 +1,76 @@
+"""What a run shows while it goes, and what it leaves: plain values between the launcher and whoever displays them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunStatus:
+    """Where a run stands at one moment. None: not known (yet)."""
+
+    phase: str
+    """One word: starting, waiting, training, evaluating, checkpointing, re-forming, stopping, finishing."""
+    step: int = 0
+    """Steps done."""
+    total_steps: int | None = None
+    loss: float | None = None
+    """Training loss of the last committed step."""
+    samples_per_s: float | None = None
+    tokens_per_s: float | None = None
+    workers: int = 0
+    """Members of the current view."""
+    wanted: int | None = None
+    """Workers that the job would like to have."""
+    eta_s: float | None = None
+    """Seconds to the end of the budget at the present speed."""
+    evaluation: Mapping[str, float] = field(default_factory=dict)
+    """Metrics of the last evaluation, for example `{"val/loss": 1.9}`."""
+    message: str = ""
+    """What the run waits for, if it waits."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a run ended and what it left."""
+
+    status: Literal["finished", "failed", "stopped"]
+    run_id: str
+    folder: str
+    """Path of the run folder."""
+    step: int
+    """Steps done."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Last values, for example `{"train/loss": 1.8, "val/loss": 1.9}`."""
+    checkpoint: str | None = None
+    """URI of the last durable checkpoint."""
+    model: str | None = None
+    """URI of the exported model."""
+    record: str | None = None
+    """Link or path to the record of this run."""
+    error: str | None = None
+    """Why it failed: one message; the user's own traceback if their code raised."""
+    exit_code: int = 0
+    """What the command line leaves with."""
+
+
+class Display(Protocol):
+    """Passive observer of one run. The launcher calls these from one thread; none of them may raise or take long."""
+
+    def started(self, info: Mapping[str, Any]) -> None:
+        """The run exists. `info`: run_id, folder, workers, record, total_steps, ... (whatever is known)."""
+        ...
+
+    def status(self, status: RunStatus) -> None:
+        """Called about four times per second."""
+        ...
+
+    def event(self, kind: str, text: str) -> None:
+        """Something happened. Kinds: join, leave, loss, view, checkpoint, evaluation, resume, warning, stopping, info."""
+        ...
+
+    def finished(self, outcome: Outcome) -> None:
+        """The last call."""
+        ...

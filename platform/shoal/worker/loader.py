@@ -1,0 +1,76 @@
+"""Fetches the samples of coming leases in a thread of its own, so that the training loop finds them ready."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shoal.membership.view import Lease
+
+DEPTH = 4
+"""Steps that may lie ready. Two would do if every fetch took the same time; the rest absorbs a slow one."""
+
+Read = Callable[[Sequence[tuple[int, int]]], list[dict[str, np.ndarray]]]
+"""Ranges of positions -> their samples, column by column, each array of shape [samples, ...]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A lease and its samples, in the order of its virtual shards."""
+
+    lease: Lease
+    samples: dict[str, np.ndarray]
+
+
+class Loader:
+    """Turns leases into work."""
+
+    def __init__(self, leases: queue.Queue[Lease | BaseException | None], read: Read) -> None:
+        self._leases, self._read = leases, read
+        self._ready: queue.Queue[Work | BaseException | None] = queue.Queue(maxsize=DEPTH)
+        self._thread = threading.Thread(target=self._run, name="shoal-loader", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def next(self) -> Work | None:
+        """The next step's work; None when the view ends. Raises what stopped the courier or the feed."""
+        item = self._ready.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def _run(self) -> None:
+        while True:
+            batch, stop = self._take()
+            try:
+                # One call for all leases at hand: the cost of a remote call is per call, not per range.
+                found = self._read([(lease.start, lease.stop) for lease in batch]) if batch else []
+            except Exception as error:  # noqa: BLE001 - handed to the training loop, which is the one that can act
+                self._ready.put(error)
+                return
+            for lease, samples in zip(batch, found, strict=True):
+                self._ready.put(Work(lease, samples))
+            if stop is not _GO_ON:
+                self._ready.put(stop)  # type: ignore[arg-type]
+                return
+
+    def _take(self) -> tuple[list[Lease], object]:
+        """At least one lease and at most DEPTH of those waiting; then the end, an error, or `_GO_ON`."""
+        batch: list[Lease] = []
+        while len(batch) < DEPTH:
+            try:
+                item = self._leases.get(block=not batch)
+            except queue.Empty:
+                break
+            if not isinstance(item, Lease):
+                return batch, item
+            batch.append(item)
+        return batch, _GO_ON
+
+
+_GO_ON = object()
