@@ -26,13 +26,13 @@ from shoal.membership.losses import Fail, Loss, after_loss
 from shoal.membership.messages import Grant, Reports, ViewOrder
 from shoal.membership.phases import Phase, move
 from shoal.membership.view import View
-from shoal.state.store import step_of
 from shoal.worker.actor import Outfit
 
 AHEAD_S = 1.0
 """How far ahead steps are leased: the longest that a stop or a change of the view waits for its boundary."""
 DRIVER_SILENCE_S = 60.0
 """A run whose submitter has not asked for its status for so long ends cleanly."""
+FEED_CLOSE_S = 10.0
 RECORD_DEADLINE_S = 20.0
 """How long the end of a run waits for MLflow."""
 
@@ -96,11 +96,11 @@ class Coordinator:
                     decision = verdict
                 else:
                     used += 1
-                    self._book.say("loss", f"{verdict.reason}; going on from {self._durable.latest or 'the start'}")
+                    self._book.say("loss", f"{verdict.reason}; going on from step {self._done()}")
         finally:
             watch.cancel()
             self._crew.end()
-            self._end_feed()
+            await self._end_feed()
         return await self._conclude(decision)
 
     async def stop(self, reason: str) -> None:
@@ -145,7 +145,7 @@ class Coordinator:
         for part in reports.written:
             for step, parts in tally.written(reports.member, part):
                 self._publish(step, parts)
-        leasing.extend(horizon(tally.reported, self._book.step_s, ahead_s=AHEAD_S))
+        leasing.extend(horizon(tally.reported, self._book.fastest_step_s, ahead_s=AHEAD_S))
         if commits:
             self._feed.release.remote("train", tally.committed * self._plan.job.batch.size)
         if leasing.end is not None and self._phase is Phase.RUNNING:
@@ -157,8 +157,8 @@ class Coordinator:
     async def _one_view(self) -> Loss | None:
         """Start workers, form a view, train until it ends (None) or breaks (why)."""
         self._phase = move(self._phase, Phase.STARTING)
-        checkpoint = self._durable.latest
-        done = step_of(checkpoint) if checkpoint else 0
+        latest = self._durable.latest
+        done, checkpoint = (latest.step, latest.uri) if latest else (0, None)
         try:
             await self._start_feed(done)
             facts = await self._crew.start()
@@ -243,9 +243,10 @@ class Coordinator:
 
     async def _start_feed(self, done: int) -> None:
         """A new feed from the position after step `done`; blocks that were released are read again."""
-        self._end_feed()
+        await self._end_feed()
         plan, batch = self._plan, self._plan.job.batch.size
-        self._feed = start_feed(
+        self._feed = await asyncio.to_thread(
+            start_feed,
             plan.train,
             plan.validation,
             plan.job.data,
@@ -256,10 +257,18 @@ class Coordinator:
             node_id=plan.node_id,
         )
 
-    def _end_feed(self) -> None:
-        if self._feed is not None:
-            ray.kill(self._feed, no_restart=True)
-            self._feed = None
+    async def _end_feed(self) -> None:
+        if self._feed is None:
+            return
+        feed, self._feed = self._feed, None
+        try:
+            await asyncio.wait_for(feed.close.remote(), FEED_CLOSE_S)
+        except (ray.exceptions.RayError, asyncio.TimeoutError):
+            self._book.say("warning", "the feed did not close in time and was killed")
+        ray.kill(feed, no_restart=True)
+
+    def _done(self) -> int:
+        return self._durable.latest.step if self._durable.latest else 0
 
     async def _conclude(self, decision: Fail | None) -> Ended:
         self._phase = move(self._phase, Phase.DONE)
@@ -274,7 +283,8 @@ class Coordinator:
         else:
             status, reason = "finished", "the budget is used up"
         unsent = await asyncio.to_thread(self._book.close, status, reason, RECORD_DEADLINE_S)
-        return Ended(status, step, reason, self._durable.latest, self._book.metrics(step), unsent)  # type: ignore[arg-type]
+        latest = self._durable.latest
+        return Ended(status, step, reason, latest.uri if latest else None, self._book.metrics(step), unsent)  # type: ignore[arg-type]
 
     def _outfit(self) -> Outfit:
         plan = self._plan

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping
+from statistics import median
 from typing import Any
 
 from shoal.coordinator.plan import RunPlan
 from shoal.membership.commits import Commit
 from shoal.tracking.ledger import Ledger
+from shoal.tracking.owner import owner
 from shoal.tracking.recorder import Recorder
 from shoal.tracking.run_folder import RunFolder
 
-SMOOTHING = 0.1
-"""Weight of the newest step in the smoothed step time."""
+RECENT = 20
+"""Steps over which the speed is told."""
 
 
 class Book:
@@ -21,18 +24,19 @@ class Book:
 
     def __init__(self, plan: RunPlan) -> None:
         self._plan = plan
-        folder = RunFolder(plan.folder)
-        self._ledger = Ledger(folder.ledger)
-        self._recorder = Recorder(folder, plan.record)
+        self._folder = RunFolder(plan.folder)
+        self._recorder = Recorder(self._folder, plan.record)
         self._news: list[tuple[str, str]] = []
         self._warned_ledger = False
-        self.step_s: float | None = None
+        self._recent: deque[float] = deque(maxlen=RECENT)
         self.last: Commit | None = None
         self.evaluation: dict[str, float] = {}
         self.evaluated_at = 0
 
     def open(self) -> None:
-        """Begin the record."""
+        """Begin the record. Raises ConfigError if the ledger cannot be written, or another process holds it."""
+        self._ledger = Ledger(self._folder.ledger)
+        self._folder.update(status="running", owner=owner(), started=time.time())
         if not self._plan.continues:
             self.write("start", run=self._plan.run_id, job_digest=self._plan.job_digest)
         self._recorder.start()
@@ -42,6 +46,7 @@ class Book:
         self.write("end", status=status, reason=reason)
         unsent = self._recorder.close(deadline_s)
         self._ledger.close()
+        self._folder.update(status=status, reason=reason)
         return unsent
 
     def write(self, kind: str, **values: Any) -> None:
@@ -53,10 +58,18 @@ class Book:
         if not commits:
             return
         self._append([self._entry(c) for c in commits])
-        for commit in commits:
-            old = self.step_s
-            self.step_s = commit.step_s if old is None else old + SMOOTHING * (commit.step_s - old)
+        self._recent.extend(c.step_s for c in commits)
         self.last = commits[-1]
+
+    @property
+    def step_s(self) -> float | None:
+        """Seconds that a step takes: the median of the recent ones."""
+        return median(self._recent) if self._recent else None
+
+    @property
+    def fastest_step_s(self) -> float | None:
+        """The fastest of the recent steps: how soon members might run out of leases."""
+        return min(self._recent, default=None)
 
     def evaluated(self, step: int, means: Mapping[str, float], seconds: float) -> None:
         """Append the result of an evaluation; names get the prefix `val/`."""

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from shoal.coordinator.plan import RunPlan
-from shoal.data.order import Cursor
 from shoal.errors import CheckpointError
 from shoal.membership.messages import ShardWritten
-from shoal.state.manifest import FileEntry, Manifest
-from shoal.state.store import CheckpointStore, retain
+from shoal.state.manifest import FileEntry, Manifest, parameter_table
+from shoal.state.store import CheckpointInfo, CheckpointStore
 
 
 class Durable:
@@ -22,7 +21,7 @@ class Durable:
         self._plan = plan
         self._store = CheckpointStore(plan.checkpoint_uri)
         self._one_at_a_time = asyncio.Lock()
-        self.latest: str | None = plan.start_from
+        self.latest: CheckpointInfo | None = plan.start_from
 
     async def publish(
         self, step: int, parts: Sequence[ShardWritten], model: dict[str, Any], metrics: dict[str, float]
@@ -39,36 +38,29 @@ class Durable:
                 uri = await asyncio.to_thread(self._publish, manifest)
         except CheckpointError as error:
             return {**entry, "time": begun, "error": str(error)}
-        self.latest = uri
+        self.latest = CheckpointInfo(step, uri, metrics, manifest.time)
         return {**entry, "time": time.time(), "uri": uri, "bytes": sum(f.bytes for f in manifest.files)}
 
     def _publish(self, manifest: Manifest) -> str:
         uri = self._store.publish(manifest)
-        for step in retain(self._store.list(), self._plan.job.checkpoints):
-            self._store.delete(step)
+        self._store.prune(self._plan.job.checkpoints)
         return uri
 
     def _manifest(
         self, step: int, parts: Sequence[ShardWritten], model: dict[str, Any], metrics: dict[str, float], now: float
     ) -> Manifest:
         plan = self._plan
-        cursor = Cursor(
-            position=step * plan.job.batch.size,
-            seed=plan.job.seed,
-            samples=plan.train.samples,
-            digest=plan.train.digest,
-        )
         return Manifest(
             step=step,
             job_name=plan.job.name,
             job_digest=plan.job_digest,
             model_digest=model["digest"],
-            parameters=model["parameters"],
+            parameters=parameter_table(model["parameters"]),
             scalars=parts[0].scalars,
-            cursor=cursor.to_json(),
+            cursor=plan.cursor(step).to_json(),
             engine=plan.job.engine.name,
             world_size=len(parts),
-            files=tuple(FileEntry(**f) for p in parts for f in p.files),
+            files=tuple(FileEntry.from_dict(f) for p in parts for f in p.files),
             metrics=metrics,
             time=now,
         )

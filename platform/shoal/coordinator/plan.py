@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shoal.data.order import Cursor
 from shoal.job import Job
 from shoal.membership.leasing import Plan
 from shoal.tasks.base import Task
 
 if TYPE_CHECKING:
     from shoal.data.catalog import Catalog
+    from shoal.state.store import CheckpointInfo
     from shoal.tracking.recorder import RecordSettings
 
 
@@ -39,8 +41,8 @@ class RunPlan:
     total_steps: int
     checkpoint_uri: str
     export_uri: str
-    start_from: str | None
-    """URI of the checkpoint to begin with."""
+    start_from: CheckpointInfo | None
+    """The checkpoint to begin with."""
     continues: bool
     """True: the ledger holds earlier steps of this same run."""
     record: RecordSettings
@@ -50,6 +52,10 @@ class RunPlan:
     @property
     def validation_samples(self) -> int:
         return min(self.job.evaluation.samples, self.validation.samples) if self.validation else 0
+
+    def cursor(self, step: int) -> Cursor:
+        """Where the data order stands after `step` steps."""
+        return cursor_of(self.job, self.train, step)
 
     def leasing(self) -> Plan:
         """What leasing needs to know."""
@@ -63,3 +69,15 @@ class RunPlan:
             export=job.checkpoints.export,
             can_evaluate=self.validation is not None,
         )
+
+
+def cursor_of(job: Job, train: Catalog, step: int) -> Cursor:
+    """Where the data order of `job` on `train` stands after `step` steps."""
+    return Cursor(
+        position=step * job.batch.size,
+        seed=job.seed,
+        samples=train.samples,
+        digest=train.digest,
+        shuffle=job.data.shuffle,
+        window=job.data.window,
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shoal.errors import TrainingFailed
+from shoal.errors import ShoalError, TrainingFailed
 from shoal.job import Job
 from shoal.launch.cluster import Connection, connect
 from shoal.launch.prepare import Prepared, prepare
@@ -66,7 +66,7 @@ def _supervise(ready: Prepared, connection: Connection, display: Display, stop: 
 
     display.started(ready.introduction(connection))
     place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(connection.node_id, soft=False)
-    coordinator = (
+    coordinator: Any = (
         ray.remote(Coordinator)
         .options(
             name=f"shoal-{ready.folder.run_id}-{int(time.time())}",
@@ -101,13 +101,25 @@ def _watch(coordinator: Any, display: Display, stop: StopRequests) -> Ended | No
             display.event(kind, text)
         display.status(status)
         if done:
-            return ray.get(run)
+            return _result(run)
         if stop.count >= 2:
             return None
         if stop.count and not asked:
             asked = True
             coordinator.stop.remote(f"stopped by {stop.name}")
             display.event("stopping", "stopping after this step, checkpointing; Ctrl-C again stops at once")
+
+
+def _result(run: Any) -> Ended:
+    import ray
+
+    try:
+        return ray.get(run)
+    except ray.exceptions.RayTaskError as error:
+        # What the coordinator refuses at its birth is the user's to mend and needs no traceback.
+        if isinstance(error.cause, ShoalError):
+            raise error.cause from None
+        raise
 
 
 def _outcome(ready: Prepared, ended: Ended, stop: StopRequests) -> Outcome:

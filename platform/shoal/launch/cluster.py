@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,7 +55,7 @@ def _join(address: str) -> None:
     import ray
 
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env=shipping())
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=shipping())
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise CapacityError(
             f"no Ray cluster answers at {address} ({error}); check the address, or leave out --address (and unset "
@@ -76,7 +77,7 @@ def _start_local(job: Job) -> None:
         object_store_memory=store,
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
     )
 
 

@@ -10,15 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shoal.coordinator.plan import RunPlan, TaskElsewhere
+from shoal.coordinator.plan import RunPlan, TaskElsewhere, cursor_of
 from shoal.data.order import Cursor
 from shoal.data.sources import Sources, resolve
 from shoal.errors import ConfigError
 from shoal.job import Job
-from shoal.job.store import flatten, job_digest, save_job
+from shoal.job.fields import flatten
+from shoal.job.store import job_digest, save_job
 from shoal.state.store import CheckpointInfo, CheckpointStore
-from shoal.tracking.recorder import RecordSettings
 from shoal.tracking.run_folder import RunFolder
+from shoal.tracking.settings import DatasetEntry, RecordSettings
 
 if TYPE_CHECKING:
     from shoal.launch.api import RunOptions
@@ -69,7 +70,7 @@ class Prepared:
             total_steps=self.total_steps,
             checkpoint_uri=self.checkpoint_uri,
             export_uri=self.export_uri,
-            start_from=self.start_from.uri if self.start_from else None,
+            start_from=self.start_from,
             continues=self.continues,
             record=self.record_settings(),
             node_id=connection.node_id,
@@ -81,14 +82,15 @@ class Prepared:
         if self.start_from and not self.continues:
             tags["shoal.forked_from"] = self.start_from.uri
         return RecordSettings(
-            tracking_uri=self.options.tracking_uri,
+            runs=self.folder.root,
+            tracking_uri=self.options.tracking_uri or "",
             experiment=self.job.name,
             run_name=self.folder.run_id,
             params=flatten(self.job),
             tags=tags,
-            dataset_name=self.job.data.train,
-            dataset_digest=self.sources.train.digest,
-            dataset_source=self.sources.train.uri,
+            dataset=DatasetEntry(
+                name=self.job.data.train, digest=self.sources.train.digest, source=self.sources.train.uri
+            ),
         )
 
     def record_link(self) -> str:
@@ -178,11 +180,11 @@ def _start_from(job: Job, folder: RunFolder, sources: Sources, total: int) -> Ch
             f"--set budget.steps={2 * latest.step}"
         )
     cursor = Cursor.from_json(store.open(latest.uri).cursor)
-    cursor.check(sources.train)
-    if (cursor.position, cursor.seed) != (latest.step * job.batch.size, job.seed):
+    cursor.check(sources.train, sources.train.order(seed=job.seed, shuffle=job.data.shuffle, window=job.data.window))
+    if cursor.position != cursor_of(job, sources.train, latest.step).position:
         raise ConfigError(
-            f"the data order of {latest.uri} stands at sample {cursor.position} with seed {cursor.seed}; this job is "
-            f"at {latest.step * job.batch.size} with seed {job.seed}; keep batch.size and seed as they were"
+            f"the data order of {latest.uri} stands at sample {cursor.position}, but step {latest.step} of this job is "
+            f"at {latest.step * job.batch.size}; keep batch.size={cursor.position // latest.step}"
         )
     return latest
 

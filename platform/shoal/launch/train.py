@@ -12,7 +12,7 @@ from shoal.job import Job
 from shoal.launch.api import RunOptions, run_job
 from shoal.launch.status import Display, Outcome
 from shoal.state.store import CheckpointStore
-from shoal.tracking.ledger import commits
+from shoal.tracking.ledger import effective, read
 from shoal.tracking.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -56,8 +56,9 @@ def workers_of(job: Job, scaling: ray.train.ScalingConfig) -> Any:
     for name in ("trainer_resources", "use_tpu", "topology", "label_selector"):
         if getattr(scaling, name, None):
             raise ConfigError(f"ScalingConfig.{name}={getattr(scaling, name)!r} is not supported; leave it out")
-    low, high = scaling.num_workers if isinstance(scaling.num_workers, tuple) else (scaling.num_workers,) * 2
-    asked = dict(scaling.resources_per_worker or {})
+    count: Any = scaling.num_workers
+    low, high = count if isinstance(count, tuple) else (count, count)
+    asked: dict[str, float] = dict(scaling.resources_per_worker or {})  # type: ignore[arg-type]
     cpus = asked.pop("CPU", job.workers.cpus)
     gpus = asked.pop("GPU", 1.0 if scaling.use_gpu else 0.0)
     if scaling.accelerator_type:
@@ -100,7 +101,7 @@ def result_of(outcome: Outcome) -> ray.train.Result:
         checkpoint=ray.train.Checkpoint(outcome.checkpoint) if outcome.checkpoint else None,
         error=None,
         path=outcome.folder,
-        metrics_dataframe=pandas.DataFrame(commits(folder.ledger)),
+        metrics_dataframe=pandas.DataFrame(e for e in effective(read(folder.ledger)[0]) if e["kind"] == "commit"),
         best_checkpoints=checkpoints,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -33,13 +34,17 @@ class Loader:
         self._leases, self._read = leases, read
         self._ready: queue.Queue[Work | BaseException | None] = queue.Queue(maxsize=DEPTH)
         self._thread = threading.Thread(target=self._run, name="shoal-loader", daemon=True)
+        self.waited_s = 0.0
+        """Seconds that the last `next()` waited."""
 
     def start(self) -> None:
         self._thread.start()
 
     def next(self) -> Work | None:
         """The next step's work; None when the view ends. Raises what stopped the courier or the feed."""
+        begun = time.perf_counter()
         item = self._ready.get()
+        self.waited_s = time.perf_counter() - begun
         if isinstance(item, BaseException):
             raise item
         return item

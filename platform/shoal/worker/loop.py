@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from shoal.engines.micro_batches import plan
@@ -51,12 +51,13 @@ class Loop:
     evaluator: Evaluator | None
     writer: AsyncShardWriter
     export: Callable[[Engine], None]
-    _waited_s: float = 0.0
+    _mark: float = 0.0
 
     def run(self, step: int) -> int:
         """Train from after `step` until the view ends; returns the last step done. Every line: all members."""
         evaluated = written = step
-        while (work := self._next()) is not None:
+        self._mark = time.perf_counter()
+        while (work := self.loader.next()) is not None:
             step = work.lease.step
             self.courier.report(self._train(work))
             if work.lease.evaluate:
@@ -74,29 +75,25 @@ class Loop:
             self.export(self.engine)  # rank 0 writes
         return step
 
-    def _next(self) -> Work | None:
-        begun = time.perf_counter()
-        work = self.loader.next()
-        self._waited_s = time.perf_counter() - begun
-        return work
-
     def _train(self, work: Work) -> StepReport:
-        begun = time.perf_counter()
         lease, job = work.lease, self.job
         rate = learning_rate(job.optimizer.lr, job.schedule, lease.step, self.place.total_steps)
         losses = self._accumulate(work)
         norm = self.engine.update(rate)
         said = list(zip((n for n, _ in losses), torch.stack([x for _, x in losses]).tolist(), strict=True))
-        if not np.isfinite(norm):
+        if not math.isfinite(norm):
             raise TaskError(_not_finite(lease, said, norm, rate))
-        times = self.engine.times
+        times, began = self.engine.times, self._mark
+        # From the end of the step before to the end of this one, so that the sum over steps is wall-clock time. What a
+        # checkpoint takes from training is in it; evaluation is not.
+        self._mark = time.perf_counter()
         return StepReport(
             step=lease.step,
             losses=tuple(said),
             grad_norm=norm,
             lr=rate,
-            step_s=time.perf_counter() - begun + self._waited_s,
-            data_wait_s=self._waited_s,
+            step_s=self._mark - began,
+            data_wait_s=self.loader.waited_s,
             compute_s=times.compute_s,
             communicate_s=times.communicate_s,
             update_s=times.update_s,
@@ -129,6 +126,7 @@ class Loop:
     def _evaluate(self, step: int) -> int:
         if self.evaluator is not None:
             self.courier.report(self.evaluator.run(self.engine, step))
+        self._mark = time.perf_counter()
         return step
 
     def _checkpoint(self, step: int, *, final: bool = False) -> int:
