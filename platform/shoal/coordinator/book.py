@@ -86,6 +86,8 @@ class Book:
             self.say("warning", f"checkpoint of step {entry['step']} failed: {entry['error']}")
         else:
             self.say("checkpoint", f"step {entry['step']}: {entry['uri']}")
+        if "warning" in entry:
+            self.say("warning", entry["warning"])
 
     def say(self, kind: str, text: str) -> None:
         """News for the display."""

@@ -218,7 +218,7 @@ class Checkpoints:
     every: int | None = 100
     """Steps between checkpoints; None: only at the end."""
     path: str | None = None
-    """Folder or URI (`s3://…`, `gs://…`); default: inside the run folder."""
+    """Folder or URI (`s3://…`, `gs://…`); each run gets a folder of its own in it. Default: inside the run folder."""
     keep_last: int | None = 2
     """None: all of them."""
     keep_best: str | None = None

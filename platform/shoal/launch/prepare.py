@@ -17,6 +17,7 @@ from shoal.errors import ConfigError
 from shoal.job import Job
 from shoal.job.fields import flatten
 from shoal.job.store import job_digest, save_job
+from shoal.state.storage import Storage
 from shoal.state.store import CheckpointInfo, CheckpointStore
 from shoal.tracking.run_folder import RunFolder
 from shoal.tracking.settings import DatasetEntry, RecordSettings
@@ -41,7 +42,9 @@ class Prepared:
 
     @property
     def checkpoint_uri(self) -> str:
-        return self.job.checkpoints.path or self._stored("checkpoints")
+        path = self.job.checkpoints.path
+        # The run id keeps runs apart that name the same place: each prunes only its own.
+        return Storage(path).child(self.folder.run_id).uri if path else self._stored("checkpoints")
 
     @property
     def export_uri(self) -> str:
@@ -53,7 +56,7 @@ class Prepared:
 
     def _stored(self, what: str) -> str:
         base = self.options.storage_uri
-        return f"{base.rstrip('/')}/{self.folder.run_id}/{what}" if base else str(self.folder.path / what)
+        return Storage(base).child(self.folder.run_id).child(what).uri if base else str(self.folder.path / what)
 
     def plan(self, connection: Connection) -> RunPlan:
         """The plan for the coordinator."""

@@ -68,7 +68,7 @@ class Display(Protocol):
         ...
 
     def event(self, kind: str, text: str) -> None:
-        """Something happened. Kinds: join, leave, loss, view, checkpoint, evaluation, resume, warning, stopping, info."""
+        """Something happened: view, join, leave, loss, resume, evaluation, checkpoint, warning, stopping or info."""
         ...
 
     def finished(self, outcome: Outcome) -> None:

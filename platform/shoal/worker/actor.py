@@ -97,7 +97,8 @@ class Worker:
 
         job, engine = self._job, self._engine
         hosts = self._store if order.view.rank(order.member) == 0 else None
-        form_group(order, engine.device, hosts, job.workers.silence_s)
+        # Twice: the coordinator, who can tell which member hangs, must come before the collectives, who cannot.
+        form_group(order, engine.device, hosts, 2 * job.workers.silence_s)
         try:
             engine.form(order.view.rank(order.member), order.view.size)
             step = self._restore(order)
@@ -115,6 +116,7 @@ class Worker:
         reader = CheckpointReader(order.checkpoint)
         facts = model_facts(self._engine.model)
         reader.check_model(facts["digest"], facts["parameters"])
+        reader.verify(order.view.rank(order.member), order.view.size)
         self._engine.write_state(reader.read, reader.manifest.scalars, reader.buffers())
         return reader.manifest.step
 

@@ -1,0 +1,106 @@
+"""`--set optimizer.lr=3e-4`: a job with some of its values replaced."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from shoal.errors import ConfigError
+from shoal.job.fields import is_group, leaves, parts
+from shoal.job.spec import Budget, Job
+from shoal.job.text_values import parse
+
+T = TypeVar("T")
+
+
+def apply(job: Job, overrides: Sequence[str]) -> Job:
+    """`job` with `overrides` such as `"workers.max=4"` applied, all at once; of equal names the last counts.
+
+    Values are read by the fields' types, and all checks of the job run again, on the result only. A kind of budget
+    replaces the other kinds. Fields of the task are set the same way if it is a dataclass. Raises ConfigError for an
+    unknown name (with the nearest valid one and those of its level), a value of the wrong type, and whatever the job
+    refuses.
+    """
+    tree: dict[str, Any] = {}
+    for override in overrides:
+        name, sign, text = override.partition("=")
+        name = name.strip()
+        if not sign or not name:
+            raise ConfigError(f"override {override!r} is not name=value; write for example --set optimizer.lr=3e-4")
+        _check_name(job, name)
+        *groups, last = name.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+            if isinstance(node, str):
+                raise ConfigError(f"{name} and the whole of {group} are both set; set one of them")
+        if isinstance(node.get(last), dict):
+            raise ConfigError(f"{name} as a whole and a part of it are both set; set one of them")
+        node[last] = text
+    return _rebuild(job, tree, "") if tree else job
+
+
+def _check_name(job: Job, name: str) -> None:
+    """Raise ConfigError unless `name` is a value of the job, and can be set."""
+    at: Any = job
+    seen = ""
+    for word in name.split("."):
+        if not is_group(at):
+            raise ConfigError(_no_parts(at, seen, name))
+        known = parts(at)
+        if word not in known:
+            raise ConfigError(
+                f"there is no {name}{_nearest(job, name)}. {seen or 'A job'} has: {', '.join(known) or 'no fields'}"
+            )
+        at = known[word].value
+        seen = f"{seen}.{word}" if seen else word
+    if seen == "task":
+        raise ConfigError("task cannot be set as text; choose it in the recipe, and set its fields: task.NAME=VALUE")
+    if dataclasses.is_dataclass(at):
+        raise ConfigError(f"{name} is a group of values; set one of {', '.join(f'{name}.{p}' for p in parts(at))}")
+
+
+def _no_parts(value: Any, seen: str, name: str) -> str:
+    if seen == "task":
+        return (
+            f"{name} cannot be set: the task {type(value).__qualname__} is no dataclass; decorate it with "
+            f"@dataclass(frozen=True), or change it in the recipe"
+        )
+    held = "empty" if value is None else f"a single value ({value!r})"
+    return f"there is no {name}: {seen} is {held} and has no parts; set {seen} itself, or change it in the recipe"
+
+
+def _nearest(job: Job, name: str) -> str:
+    """`; did you mean …?`: a value whose last word is the same or near, or whose whole name is near."""
+    names = {leaf.name: leaf.name.rpartition(".")[2] for leaf in leaves(job)}
+    word = name.rpartition(".")[2]
+    close = get_close_matches(word, names.values(), n=1)
+    near = [n for n, last in names.items() if last == word]
+    near += get_close_matches(name, names, n=1)
+    near += [n for n, last in names.items() if last in close]
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _rebuild(value: T, changes: dict[str, Any], prefix: str) -> T:
+    """`value` with `changes` (name -> text, or changes of a part) made at once, so that only the result is checked."""
+    known = parts(value)
+    new: dict[str, Any] = {}
+    for name, change in changes.items():
+        part = known[name]
+        if isinstance(change, str):
+            new[name] = parse(change, part.annotation, f"{prefix}{name}")
+        else:
+            new[name] = _rebuild(part.value, change, f"{prefix}{name}.")
+    if isinstance(value, dict):
+        return type(value)({**value, **new})
+    if isinstance(value, Budget) and any(v is not None for v in new.values()):
+        new = {**dict.fromkeys(known), **new}
+    try:
+        return dataclasses.replace(value, **new)  # type: ignore[type-var]
+    except ConfigError:
+        raise
+    except Exception as error:
+        said = ", ".join(f"{prefix}{name}={v}" for name, v in changes.items())
+        raise ConfigError(f"{said} is refused: {type(error).__name__}: {error}") from error

@@ -1,0 +1,263 @@
+"""Values of a job as text, and back, guided by the fields' type annotations.
+
+Plainly: `3e-4`, `true`, `none`, `gpt`, `0.9,0.95`, `accelerator:1,disk:2` (pairs). Where that would be ambiguous, and
+for whatever else, Python literals: `'none'`, `("a,b", "c")`, `{"layers": 2}` (JSON will do, too).
+"""
+
+from __future__ import annotations
+
+import ast
+import enum
+import json
+import re
+import types
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from shoal.errors import ConfigError
+from shoal.job.checks import nearest
+
+_NONE = ("none", "null")
+_BOOL = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_SEQUENCES = (tuple, list, set, frozenset)
+_MAPPINGS = (dict, Mapping)
+_DIGITS = re.compile(r"\s*[+-]?[\d_]+\s*")
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+def parse(text: str, annotation: Any, name: str) -> Any:
+    """`text` as a value of the type `annotation`; ConfigError says the field `name`, the value, what is expected."""
+    try:
+        return _parse(text, annotation)
+    except _Refused as refused:
+        raise ConfigError(f"{name}={text!r} is not {_expected(annotation)}{refused.hint}") from None
+
+
+def format_value(value: Any, annotation: Any = Any) -> str:
+    """`value` as text that `parse` turns back into it; where there is no such text, as text for people.
+
+    The text is the same in every process: no addresses, no order of hashing.
+    """
+    plain = _format(value)
+    for text in (plain, repr(value)):
+        try:
+            if repr(_parse(text, annotation)) == repr(value):
+                return text
+        except _Refused:
+            continue
+    return plain
+
+
+class _Refused(Exception):
+    """The text, or the literal in it, is not of the type; `hint` may name what was meant."""
+
+    def __init__(self, hint: str = "") -> None:
+        self.hint = hint
+
+
+def _parse(text: str, annotation: Any) -> Any:
+    origin, args = _split(annotation)
+    if origin is Union:
+        if float in args and not _DIGITS.fullmatch(text):
+            args = tuple(arm for arm in args if arm is not int)  # 1e6 is a whole number only where no float is meant
+        return _first(text, args, _parse)
+    if origin is Literal:
+        return _choose(text, {str(v): v for v in args})
+    if origin in _SEQUENCES:
+        return _parse_sequence(text.strip(), annotation)
+    if origin in _MAPPINGS:
+        return _convert(_literal(text), annotation)
+    if isinstance(origin, type) and issubclass(origin, enum.Enum):
+        return _choose(text, {str(m.value): m for m in origin} | dict(origin.__members__))
+    if origin not in _READERS:
+        raise _Refused("; it can only be set in the recipe")
+    return _READERS[origin](text)
+
+
+def _parse_sequence(text: str, annotation: Any) -> Any:
+    if text[:1] in ("(", "[", "{"):
+        return _convert(_literal(text), annotation)
+    parts = [part.strip() for part in text.split(",")] if text else []
+    kind, _ = _split(annotation)
+    return kind(
+        # A pair inside a list is written name:amount.
+        _parse(part.replace(":", ",") if _split(of)[0] in _SEQUENCES else part, of)
+        for part, of in zip(parts, _item_types(annotation, len(parts)), strict=True)
+    )
+
+
+def _convert(value: Any, annotation: Any) -> Any:
+    """A Python literal as a value of the type `annotation`."""
+    origin, args = _split(annotation)
+    if origin in (Any, object):
+        return value
+    if origin is Union:
+        return _first(value, args, _convert)
+    if origin in _SEQUENCES and isinstance(value, _SEQUENCES):
+        types_ = _item_types(annotation, len(value))
+        return origin(_convert(item, of) for item, of in zip(value, types_, strict=True))
+    if origin in _MAPPINGS and isinstance(value, dict):
+        of = args[1] if args else Any
+        return {key: _convert(item, of) for key, item in value.items()}
+    if origin is float and type(value) in (int, float):
+        return float(value)
+    if origin is Literal and any(value == v and type(value) is type(v) for v in args):
+        return value
+    if type(value) is origin:
+        return value
+    raise _Refused
+
+
+def _split(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+    """(kind of type, its arguments); both ways to write a union are one kind, and annotations are looked through."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _split(args[0])
+    if origin is types.UnionType:
+        return Union, args
+    return (annotation if origin is None else origin), args
+
+
+def _first(value: Any, arms: Sequence[Any], read: Callable[[Any, Any], Any]) -> Any:
+    """`value` as the narrowest of the types that it can be: every text is a str, and every whole number a float."""
+    width = {type(None): 0, bool: 1, int: 2, float: 3, str: 5}
+    hints = []
+    for arm in sorted(arms, key=lambda arm: width.get(arm, 4)):
+        try:
+            return read(value, arm)
+        except _Refused as refused:
+            hints.append(refused.hint)
+    raise _Refused(max(hints, key=len))
+
+
+def _item_types(annotation: Any, count: int) -> Sequence[Any]:
+    kind, args = _split(annotation)
+    if kind is tuple and args and args[-1] is not Ellipsis:
+        if len(args) != count:
+            raise _Refused
+        return args
+    return [args[0] if args else Any] * count
+
+
+def _choose(text: str, choices: dict[str, Any]) -> Any:
+    if text in choices:
+        return choices[text]
+    raise _Refused(nearest(text, list(choices)))
+
+
+def _literal(text: str) -> Any:
+    for read in (ast.literal_eval, json.loads):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            continue
+    raise _Refused
+
+
+def _read_int(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = Decimal(text)  # 1e6 is a whole number, too
+    except InvalidOperation:
+        raise _Refused from None
+    if not number.is_finite() or number.adjusted() > 30 or number != int(number):
+        raise _Refused
+    return int(number)
+
+
+def _read_float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise _Refused from None
+
+
+def _read_bool(text: str) -> bool:
+    return bool(_choose(text.lower(), dict(_BOOL)))
+
+
+def _read_none(text: str) -> None:
+    if text.lower() not in _NONE:
+        raise _Refused
+
+
+def _read_str(text: str) -> str:
+    if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":
+        try:
+            return str(_literal(text))
+        except _Refused:
+            pass
+    return text
+
+
+def _read_any(text: str) -> Any:
+    for read in (_read_none, _literal, _READERS[bool]):
+        try:
+            return read(text)
+        except _Refused:
+            continue
+    return text
+
+
+_READERS: dict[Any, Callable[[str], Any]] = {
+    bool: _read_bool,
+    int: _read_int,
+    float: _read_float,
+    str: _read_str,
+    type(None): _read_none,
+    Path: Path,
+    Any: _read_any,
+    object: _read_any,
+}
+
+_DESCRIPTIONS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    type(None): "none",
+    Path: "a path",
+    Any: "a Python literal",
+}
+
+
+def _expected(annotation: Any) -> str:
+    """The type in words."""
+    origin, args = _split(annotation)
+    if origin is Union:
+        return " or ".join(_expected(arm) for arm in args)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, args))}"
+    if isinstance(origin, type) and issubclass(origin, enum.Enum):
+        return f"one of {', '.join(origin.__members__)}"
+    if origin is tuple and args and args[-1] is not Ellipsis:
+        return f"{len(args)} values with commas between ({', '.join(map(_expected, args))})"
+    if origin in _SEQUENCES:
+        return f"values with commas between ({_expected(args[0])} each)" if args else "values with commas between"
+    if origin in _MAPPINGS:
+        return 'a dictionary such as {"layers": 2}'
+    return _DESCRIPTIONS.get(origin) or f"a {getattr(origin, '__name__', origin)}"
+
+
+def _format(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, (tuple, list)):
+        rows = [item if isinstance(item, (tuple, list)) else [item] for item in value]
+        return ",".join(":".join(_format(part) for part in row) for row in rows)
+    if isinstance(value, (set, frozenset)):
+        return ",".join(sorted(_format(item) for item in value))
+    if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
+        return str(value.__qualname__)
+    if not isinstance(value, type) and callable(getattr(value, "to_dict", None)):
+        return json.dumps(value.to_dict(), sort_keys=True, default=str)
+    if isinstance(value, (str, Path)):
+        return str(value)
+    return _ADDRESS.sub("", repr(value))

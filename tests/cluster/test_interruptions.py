@@ -1,0 +1,157 @@
+"""Runs that are killed, stopped, broken and continued. The numbers must come out as if nothing had happened."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import shoal
+from tests.support.runs import commits, digits, ledger, losses, run
+from tests.support.sabotage import Sabotage
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
+
+TOLERANCE = 2e-5
+STEPS = 600
+"""Enough for a run to be still going when it is interrupted after a second."""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(runs: Path) -> list[float]:
+    return losses(run(digits(), runs)[0])
+
+
+@pytest.fixture(scope="module")
+def long_undisturbed(runs: Path) -> list[float]:
+    return losses(run(long_job(), runs)[0])
+
+
+def long_job(**changes: object) -> shoal.Job:
+    return digits(budget=shoal.Budget(steps=STEPS), checkpoints=shoal.Checkpoints(every=None, export=False), **changes)
+
+
+@pytest.mark.parametrize("engine", ["replicated", "zero"])
+def test_a_killed_worker_costs_no_sample_and_changes_no_number(
+    runs: Path, tmp_path: Path, undisturbed: list[float], engine: str
+) -> None:
+    task = Sabotage(how="SIGKILL", rank=1, step=7, marker=str(tmp_path / "killed"))
+    outcome, heard = run(digits(task, engine=shoal.Engine(name=engine)), runs)  # type: ignore[arg-type]
+    assert outcome.status == "finished", outcome.error
+    assert losses(outcome) == pytest.approx(undisturbed, rel=TOLERANCE)
+    assert "worker lost: w1" in heard.said("loss")
+    assert "restart 1 of 3" in heard.said("loss")
+    # It went on from the checkpoint of step 4, in a second view.
+    entries = ledger(outcome)
+    assert [e["from_step"] for e in entries if e["kind"] == "resume"] == [4]
+    assert {c["view"] for c in commits(outcome)} == {1, 2}
+
+
+def test_mlflow_shows_no_step_twice_after_a_loss(runs: Path, tmp_path: Path) -> None:
+    import json
+
+    from mlflow import MlflowClient
+
+    task = Sabotage(how="SIGKILL", rank=0, step=7, marker=str(tmp_path / "killed"))
+    outcome, _ = run(digits(task), runs)
+    place = json.loads((Path(outcome.folder) / "run.json").read_text())["mlflow"]
+    history = MlflowClient(place["uri"]).get_metric_history(place["run_id"], "train/loss")
+    assert Counter(m.step for m in history) == dict.fromkeys(range(1, 13), 1)
+
+
+def test_a_hung_worker_is_found_named_and_replaced(runs: Path, tmp_path: Path, undisturbed: list[float]) -> None:
+    task = Sabotage(how="SIGSTOP", rank=1, step=6, marker=str(tmp_path / "stopped"))
+    workers = shoal.Workers(min=2, max=2, silence_s=12.0)
+    outcome, heard = run(digits(task, workers=workers), runs)
+    assert outcome.status == "finished", outcome.error
+    assert "worker w1 made no progress" in heard.said("loss")
+    assert "worker silent: w1" in heard.said("loss")
+    assert losses(outcome) == pytest.approx(undisturbed, rel=TOLERANCE)
+
+
+def test_no_restart_is_made_where_none_is_allowed(runs: Path) -> None:
+    task = Sabotage(how="SIGKILL", rank=1, step=7)
+    outcome, _ = run(digits(task, failures=shoal.Failures(max_failures=0)), runs)
+    assert (outcome.status, outcome.exit_code) == ("failed", 1)
+    assert "max_failures=0" in (outcome.error or "")
+    assert outcome.checkpoint is not None
+    assert outcome.checkpoint.endswith("step-00000004")
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("raise", "ZeroDivisionError: scripted: the user's code fails"),
+        ("nan", "the gradient norm is nan"),
+        ("vector", "scalar"),
+    ],
+)
+@pytest.mark.parametrize("engine", ["replicated", "zero"])
+def test_an_error_in_the_task_fails_the_run_at_once(runs: Path, how: str, message: str, engine: str) -> None:
+    begun = time.monotonic()
+    outcome, _ = run(digits(Sabotage(how=how, rank=0, step=3), engine=shoal.Engine(name=engine)), runs)  # type: ignore[arg-type]
+    assert (outcome.status, outcome.exit_code) == ("failed", 1)
+    assert message in (outcome.error or "")
+    assert [e["kind"] for e in ledger(outcome)].count("view") == 1
+    assert time.monotonic() - begun < 120  # no waiting for collective time-outs
+    if how == "nan":
+        assert "step 3" in (outcome.error or "")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (("zero", 3, 4), ("replicated", 1, 1)),
+        (("replicated", 1, 1), ("zero", 2, 3)),
+        (("zero", 1, 2), ("zero", 3, 3)),
+    ],
+    ids=["zero3x4-replicated", "replicated-zero2x3", "zero1x2-zero3x3"],
+)
+def test_stopped_and_continued_by_another_engine_at_another_size(
+    runs: Path, long_undisturbed: list[float], first: tuple[str, int, int], second: tuple[str, int, int]
+) -> None:
+    def job(name: str, stage: int, workers: int) -> shoal.Job:
+        return long_job(
+            engine=shoal.Engine(name=name, stage=stage),  # type: ignore[arg-type]
+            workers=shoal.Workers(min=workers, max=workers, cpus=1.0),
+        )
+
+    stopped, heard = run(job(*first), runs, interrupt_at=20)
+    assert (stopped.status, stopped.exit_code) == ("stopped", 130)
+    assert 20 <= stopped.step < STEPS
+    assert "stopping after this step" in heard.said("stopping")
+    assert stopped.checkpoint is not None
+    assert stopped.checkpoint.endswith(f"step-{stopped.step:08d}")
+    done, _ = run(job(*second), runs, resume=stopped.run_id)
+    assert (done.status, done.run_id) == ("finished", stopped.run_id)
+    assert losses(done) == pytest.approx(long_undisturbed, rel=1e-3)
+    # Before rounding can grow over hundreds of steps, the agreement is close.
+    near = slice(0, stopped.step + 20)
+    assert losses(done)[near] == pytest.approx(long_undisturbed[near], rel=TOLERANCE * 10)
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name(runs: Path) -> None:
+    from tests.support.sabotage import Digits
+
+    stopped, _ = run(digits(), runs)
+    wider = digits(Digits(width=32), budget=shoal.Budget(steps=20))
+    outcome, _ = run(wider, runs, resume=stopped.run_id)
+    assert outcome.status == "failed"
+    assert "1.weight" in (outcome.error or "")
+
+
+def test_a_checkpoint_folder_that_cannot_be_written_fails_the_run_with_the_reason(runs: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / "a-file"
+    blocked.write_text("in the way")
+    outcome, heard = run(digits(checkpoints=shoal.Checkpoints(every=4, path=str(blocked / "ck"), export=False)), runs)
+    assert outcome.status == "failed"
+    assert str(blocked) in (outcome.error or "")
+    assert "checkpoint of step 4 failed" in heard.said("warning")
+    assert len(losses(outcome)) == 12  # training went on

@@ -1,0 +1,49 @@
+"""Jobs of the engines' contract, and how their outcomes are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from shoal.job import Batch, Budget, Data, Engine, Job, Optimizer, Workers
+from shoal.state.layout import Shard
+from shoal.tasks.base import Task
+from tests.support.engine_runs import TOTAL, Outcome
+
+ENGINES = ("replicated", "zero1", "zero2", "zero3")
+
+EXACT = 1e-5
+"""fp32: largest difference, relative to the largest element of a parameter. Seen: 1.3e-6 after 50 steps."""
+LOOSE = 3e-2
+"""bf16: the shape of a batch decides how its products are rounded."""
+
+
+def make_job(task: Task, engine: str, *, size: int = 24, options: dict[str, Any] | None = None, **fields: Any) -> Job:
+    """A job of 50 steps: AdamW with clipping, warm-up and cosine, 8 virtual shards."""
+    stage = int(engine[-1]) if engine.startswith("zero") else 2
+    fields.setdefault("optimizer", Optimizer(lr=1e-2, clip_norm=0.5))
+    return Job(
+        task=task,
+        data=Data(train="none"),
+        budget=Budget(steps=TOTAL),
+        batch=Batch(size=size, virtual_shards=8),
+        engine=Engine(name="zero" if engine.startswith("zero") else "replicated", stage=stage, **(options or {})),
+        workers=Workers(max=4),
+        seed=3,
+        **fields,
+    )
+
+
+def difference(found: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> float:
+    """Largest difference relative to the largest element of each tensor."""
+    assert found.keys() == right.keys()
+    return max(float((found[n] - right[n]).abs().max() / right[n].abs().max().clamp(min=1e-12)) for n in right)
+
+
+def state_of(outcomes: Sequence[Outcome]) -> list[Shard]:
+    """The whole state, as the members hold it."""
+    shards = [o.shard for o in outcomes if o.shard is not None]
+    assert len(shards) == len(outcomes)
+    return shards
