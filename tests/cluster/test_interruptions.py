@@ -89,7 +89,7 @@ def test_no_restart_is_made_where_none_is_allowed(runs: Path) -> None:
     ("how", "message"),
     [
         ("raise", "ZeroDivisionError: scripted: the user's code fails"),
-        ("nan", "the gradient norm is nan"),
+        ("nan", "the gradient is not finite"),
         ("vector", "scalar"),
     ],
 )

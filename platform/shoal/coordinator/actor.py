@@ -33,8 +33,8 @@ AHEAD_S = 1.0
 DRIVER_SILENCE_S = 60.0
 """A run whose submitter has not asked for its status for so long ends cleanly."""
 FEED_CLOSE_S = 10.0
-RECORD_DEADLINE_S = 20.0
-"""How long the end of a run waits for MLflow."""
+RECORD_DEADLINE_S = 60.0
+"""How long the end of a run waits for MLflow, if it was up before; on a busy machine making a new store takes long."""
 
 _SHOWN = {
     Phase.STARTING: "starting",
@@ -228,10 +228,11 @@ class Coordinator:
     # The rest --------------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        """Owner of two deadlines: members that fall silent, and a submitter that is gone."""
+        """Once a second: members that fall silent, a submitter that is gone, a record that cannot be kept."""
         while True:
             await asyncio.sleep(1.0)
             now = time.monotonic()
+            self._book.look_after()
             for member in self._pulse.silent(now) if self._leasing else ():
                 hand = self._crew.hands.get(member)
                 if hand is not None:

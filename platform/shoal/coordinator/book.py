@@ -27,7 +27,7 @@ class Book:
         self._folder = RunFolder(plan.folder)
         self._recorder = Recorder(self._folder, plan.record)
         self._news: list[tuple[str, str]] = []
-        self._warned_ledger = False
+        self._warned_ledger = self._warned_record = False
         self._recent: deque[float] = deque(maxlen=RECENT)
         self.last: Commit | None = None
         self.evaluation: dict[str, float] = {}
@@ -88,6 +88,18 @@ class Book:
             self.say("checkpoint", f"step {entry['step']}: {entry['uri']}")
         if "warning" in entry:
             self.say("warning", entry["warning"])
+
+    def look_after(self) -> None:
+        """Once a second: write again what the disk refused, and tell when MLflow falls silent or comes back."""
+        if self._warned_ledger:
+            self._append([])
+        problem = self._recorder.problem
+        if problem and not self._warned_record:
+            first = problem.splitlines()[0][:200]
+            self.say("warning", f"MLflow does not take the record ({first}); training goes on, the points are kept")
+        elif self._warned_record and not problem:
+            self.say("info", "MLflow takes the record again")
+        self._warned_record = bool(problem)
 
     def say(self, kind: str, text: str) -> None:
         """News for the display."""

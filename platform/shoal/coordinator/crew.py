@@ -56,7 +56,7 @@ class Crew:
             member = next(self._names)
             actor = (
                 ray.remote(Worker)
-                .options(  # type: ignore[call-overload]
+                .options(
                     **_resources(self._wanted),
                     max_restarts=0,
                     scheduling_strategy=PlacementGroupSchedulingStrategy(

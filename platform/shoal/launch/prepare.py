@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import string
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,8 +20,11 @@ from shoal.job.fields import flatten
 from shoal.job.store import job_digest, save_job
 from shoal.state.storage import Storage
 from shoal.state.store import CheckpointInfo, CheckpointStore
+from shoal.tracking.facts import environment_tags
+from shoal.tracking.owner import owner
 from shoal.tracking.run_folder import RunFolder
 from shoal.tracking.settings import DatasetEntry, RecordSettings
+from shoal.tracking.ui import where_recorded
 
 if TYPE_CHECKING:
     from shoal.launch.api import RunOptions
@@ -81,7 +85,13 @@ class Prepared:
 
     def record_settings(self) -> RecordSettings:
         """What the record says about the run as a whole."""
-        tags = {"shoal.run_id": self.folder.run_id, "shoal.engine": _engine(self.job), "shoal.job_digest": self.digest}
+        tags = environment_tags(
+            Path.cwd(),
+            command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            engine=_engine(self.job),
+            data_digest=self.sources.train.digest,
+        )
+        tags |= {"shoal.run_id": self.folder.run_id, "shoal.job_digest": self.digest}
         if self.start_from and not self.continues:
             tags["shoal.forked_from"] = self.start_from.uri
         return RecordSettings(
@@ -97,7 +107,8 @@ class Prepared:
         )
 
     def record_link(self) -> str:
-        return str(self.folder.report)
+        """Where the record is to be looked at."""
+        return where_recorded(self.folder)
 
     def introduction(self, connection: Connection) -> Mapping[str, Any]:
         """What a display shows first."""
@@ -142,7 +153,7 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
             total_steps=total, forked_from=start.uri if start else None,
         )  # fmt: skip
     ready = Prepared(job, options, folder, sources, total, digest, start, continues)
-    ready.folder.update(checkpoint_uri=ready.checkpoint_uri, status="starting")
+    ready.folder.update(checkpoint_uri=ready.checkpoint_uri, status="starting", owner=owner())
     save_job(folder, job, options.recipe, options.overrides)
     return ready
 

@@ -1,29 +1,31 @@
 """The folder of one run: everything that the run leaves on this machine, under one roof.
 
-    runs/
-      mlflow.db                 the record of all runs (default tracking store)
-      artifacts/                MLflow's artifacts
-      data/                     built-in corpora and prepared data
-      gpt-20261120-083112-a1b2/ one run
-        run.json                identity, status, command, MLflow ids
-        job.json                the job's resolved values, and how to run it again
-        recipe/                 the recipe's source files
-        ledger.jsonl            append-only record of commits, evaluations, checkpoints, views
-        record.json             how far the ledger has been sent to MLflow
-        checkpoints/            durable checkpoints (unless the job names another place)
-        model/                  the exported model
-        report.html             curves and numbers
+runs/
+  mlflow.db                 the record of all runs (default tracking store)
+  artifacts/                MLflow's artifacts
+  data/                     built-in corpora and prepared data
+  gpt-20261120-083112-a1b2/ one run
+    run.json                identity, status, command, MLflow ids
+    job.json                the job's resolved values, and how to run it again
+    recipe/                 the recipe's source files
+    ledger.jsonl            append-only record of commits, evaluations, checkpoints, views
+    record.json             how far the ledger has been sent to MLflow
+    checkpoints/            durable checkpoints (unless the job names another place)
+    model/                  the exported model
+    report.html             curves and numbers
 """
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shoal.errors import ConfigError
+from shoal.tracking.locks import file_lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +81,19 @@ class RunFolder:
             raise ConfigError(f"no run at {self.path}{hint}") from None
 
     def update(self, **values: Any) -> dict[str, Any]:
-        """Merge `values` into `run.json`, atomically."""
+        """Merge `values` into `run.json`, atomically: several threads and processes may do so at the same time."""
         path = self.path / "run.json"
-        merged = {**(json.loads(path.read_text()) if path.exists() else {}), **values}
-        write_json(path, merged)
+        with file_lock(self.path / ".run.json.lock", wait_s=10.0):
+            merged = {**(json.loads(path.read_text()) if path.exists() else {}), **values}
+            write_json(path, merged)
         return merged
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, mode: int = 0o644) -> None:
     """Write `value` so that a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=False, default=str) + "\n")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with open(descriptor, "w") as file:
+        file.write(json.dumps(value, indent=1, sort_keys=False, default=str) + "\n")
     os.replace(temporary, path)

@@ -139,7 +139,7 @@ class Loop:
 def _not_finite(lease: Lease, losses: list[tuple[int, float]], norm: float, rate: float) -> str:
     shown = ", ".join(f"{loss:g}" for _, loss in losses)
     return (
-        f"step {lease.step}: the gradient norm is {norm} (losses of virtual shards "
+        f"step {lease.step}: the gradient is not finite: norm {norm} (losses of virtual shards "
         f"{lease.shards[0]}..{lease.shards[1] - 1}: {shown}; learning rate {rate:g}). The step was not applied. "
         f"Lower optimizer.lr, set optimizer.clip_norm, lengthen schedule.warmup, or look for a division by zero or a "
         f"log of zero in the task's loss; the samples are positions {lease.start}..{lease.stop - 1} of the data order"

@@ -1,0 +1,178 @@
+"""From ledger entries to MLflow's points: pure, and the same whenever it is done and however often.
+
+A replay of the same ledger gives the same points with the same timestamps, and MLflow stores equal points once. That
+is why a crash between "sent" and "noted as sent" does no harm.
+
+Each step's loss, learning rate and gradient norm become points of their own. Times, rates and the number of workers
+become one point per second of the run (per step, where steps are longer than a second), so that a run of 50 steps a
+second does not cost five times as much to record as its loss curve is worth.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from shoal.tracking.ledger import Entry
+
+# MLflow's UI shows groups in alphabetical order: these names put the curves of training and validation on top.
+PER_STEP = {"loss": "train/loss", "lr": "train/learning_rate", "grad_norm": "train/gradient_norm"}
+RATES = {"samples_per_s": "work/samples_per_s", "tokens_per_s": "work/tokens_per_s"}
+TIMES = {f"{part}_s": f"work/{part}_s" for part in ("step", "data_wait", "compute", "communicate", "update")}
+WORKERS = "work/workers"
+BEST = "val/loss.best"
+STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+
+ENOUGH = 900
+"""Points after which a parcel is closed; MLflow takes 1000 a call."""
+
+
+class Point(NamedTuple):
+    key: str
+    value: float
+    time_ms: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the ledger has been sent."""
+
+    offset: int = 0
+    """Byte of the ledger up to which everything is in MLflow."""
+    step: int = 0
+    """Highest step whose points are in MLflow. After a resume, steps up to this one are not sent again."""
+    evaluation: int = 0
+    """The same for evaluations. The evaluation of the untrained model is at step 0, hence `evaluated`."""
+    evaluated: bool = False
+    best: float | None = None
+    """Lowest `val/loss` so far."""
+
+
+@dataclass(slots=True)
+class Parcel:
+    """What goes to MLflow together, and how far that brings the record."""
+
+    points: list[Point] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+    status: str | None = None
+    """MLflow's status to set after the points."""
+    time_ms: int = 0
+    """When the status changed."""
+    progress: Progress = field(default_factory=Progress)
+
+
+def parcels(
+    scanned: Iterable[tuple[Entry, int]], progress: Progress, *, before: float = math.inf, enough: int = ENOUGH
+) -> Iterator[Parcel]:
+    """Parcels for the entries of `scanned` that are older than `before` (Unix seconds, a whole number).
+
+    A commit of the second that still runs is left for later, because its second's means are not final. `progress`
+    belongs to the offset at which `scanned` begins.
+    """
+    parcel = Parcel(progress=progress)
+    for group, end in _groups(scanned, before):
+        if group[0]["kind"] == "commit":
+            parcel.points += _second(group, parcel.progress)
+            step = max(parcel.progress.step, group[-1]["step"])
+            parcel.progress = replace(parcel.progress, step=step, offset=end)
+        else:
+            _note(group[0], parcel)
+            parcel.progress = replace(parcel.progress, offset=end)
+        if parcel.status or len(parcel.points) >= enough:
+            yield parcel
+            parcel = Parcel(progress=parcel.progress)
+            progress = parcel.progress
+    if parcel.progress.offset > progress.offset:
+        yield parcel
+
+
+def _groups(scanned: Iterable[tuple[Entry, int]], before: float) -> Iterator[tuple[list[Entry], int]]:
+    """Commits of one second together, other entries alone; each group with the ledger's offset behind it."""
+    commits: list[Entry] = []
+    at = 0
+    for entry, end in scanned:
+        if entry["time"] >= before:
+            break
+        if commits and (entry["kind"] != "commit" or int(entry["time"]) != int(commits[0]["time"])):
+            yield commits, at
+            commits = []
+        if entry["kind"] == "commit":
+            commits.append(entry)
+        else:
+            yield [entry], end
+        at = end
+    if commits:
+        yield commits, at
+
+
+def _second(commits: list[Entry], progress: Progress) -> list[Point]:
+    """Points of the commits of one second, without those of steps that were sent before a roll-back."""
+    new = [c for c in commits if c["step"] > progress.step]
+    if not new:
+        return []
+    out = [
+        Point(key, float(commit[name]), _ms(commit), commit["step"])
+        for commit in new
+        for name, key in PER_STEP.items()
+        if commit.get(name) is not None
+    ]
+    last = new[-1]
+    for name, key in {**TIMES, **RATES}.items():
+        known = [c for c in new if c.get(name) is not None]
+        weights = [float(c.get("step_s") or 0.0) if name in RATES else 1.0 for c in known]
+        if not any(weights):
+            weights = [1.0] * len(known)
+        if known:
+            mean = sum(w * float(c[name]) for w, c in zip(weights, known, strict=True)) / sum(weights)
+            out.append(Point(key, mean, _ms(last), last["step"]))
+    if last.get("workers") is not None:
+        out.append(Point(WORKERS, float(last["workers"]), _ms(last), last["step"]))
+    return out
+
+
+def _note(entry: Entry, parcel: Parcel) -> None:
+    kind, progress = entry["kind"], parcel.progress
+    if kind == "evaluation" and (entry["step"] > progress.evaluation or not progress.evaluated):
+        values = {clean_key(k): float(v) for k, v in entry["metrics"].items() if v is not None}
+        best = progress.best
+        if (loss := values.get("val/loss")) is not None and not math.isnan(loss):
+            best = loss if best is None else min(best, loss)
+            values[BEST] = best
+        parcel.points += [Point(k, v, _ms(entry), entry["step"]) for k, v in values.items()]
+        parcel.progress = replace(progress, evaluation=entry["step"], evaluated=True, best=best)
+    elif kind == "checkpoint" and not entry.get("error"):
+        parcel.tags |= {"shoal.checkpoint": str(entry["uri"]), "shoal.checkpoint_step": str(entry["step"])}
+    elif kind in ("start", "resume", "view"):
+        # After an earlier end, each of these says that the run goes on.
+        parcel.status, parcel.time_ms = "RUNNING", _ms(entry)
+    elif kind == "end":
+        parcel.status, parcel.time_ms = STATUS[entry["status"]], _ms(entry)
+        parcel.tags["stop_reason"] = str(entry.get("reason") or entry["status"])
+
+
+def unsent(scanned: Iterable[tuple[Entry, int]], progress: Progress) -> int:
+    """How many steps, evaluations and changes of status beyond `progress` are not in MLflow yet."""
+    waiting: set[tuple[str, int]] = set()
+    for entry, end in scanned:
+        kind = entry["kind"]
+        if (kind == "commit" and entry["step"] > progress.step) or (
+            kind == "evaluation" and (entry["step"] > progress.evaluation or not progress.evaluated)
+        ):
+            waiting.add((kind, entry["step"]))
+        elif kind in ("start", "end"):
+            waiting.add((kind, end))
+    return len(waiting)
+
+
+def clean_key(key: str) -> str:
+    """`key` as MLflow takes it: other characters become `_`, empty and dotted parts of a path go."""
+    parts = re.sub(r"[^\w\-. :/]", "_", key)[:250].split("/")
+    return "/".join(p for p in parts if p not in ("", ".", "..")) or "_"
+
+
+def _ms(entry: Entry) -> int:
+    return round(entry["time"] * 1000)

@@ -1,0 +1,108 @@
+"""The report: one file that needs nothing else, true to the effective history, safe against what users write."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from array import array
+from pathlib import Path
+
+import pytest
+
+from shoal.tracking.history import History, smooth
+from shoal.tracking.ledger import Ledger
+from shoal.tracking.report import POINTS, write_report
+from shoal.tracking.run_folder import RunFolder, write_json
+from tests.support.ledgers import churning_run, commit
+
+pytestmark = pytest.mark.unit
+
+
+def page_and_data(folder: RunFolder) -> tuple[str, dict]:
+    page = write_report(folder).read_text()
+    (blob,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    return page, json.loads(blob, parse_constant=lambda c: pytest.fail(f"{c} is no JSON"))
+
+
+def folder_with(tmp_path: Path, entries, **run) -> RunFolder:
+    folder = RunFolder(tmp_path / "gpt-1")
+    folder.path.mkdir()
+    folder.update(**{"name": "gpt", "status": "finished", "total_steps": 400, **run})
+    ledger = Ledger(folder.ledger)
+    ledger.append(list(entries))
+    ledger.close()
+    return folder
+
+
+def test_the_report_needs_nothing_else(tmp_path: Path) -> None:
+    page, _ = page_and_data(folder_with(tmp_path, churning_run(1_795_000_000.0)))
+    assert not re.search(r"""(src|href)\s*=|@import|url\(\s*["']?http|fetch\(|XMLHttpRequest""", page)
+    assert re.findall(r"https?://[^\s\"']+", page) == ["http://www.w3.org/2000/svg"]
+    assert "/*STYLE*/" not in page
+    assert "@DATA@" not in page
+
+
+def test_the_report_says_what_happened(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, churning_run(1_795_000_000.0))
+    write_json(folder.job, {"name": "gpt", "batch": {"size": 64}})
+    _, data = page_and_data(folder)
+    assert data["status"] == "finished"
+    assert data["headline"]["step"] == 400
+    assert data["headline"]["lost"] == 1
+    assert data["headline"]["redone"] == 3
+    assert (data["headline"]["fewest"], data["headline"]["most"]) == (2, 4)
+    assert data["headline"]["best"] == pytest.approx(
+        min(e["metrics"]["val/loss"] for e in data["evaluations"]), rel=1e-5
+    )
+    assert data["curves"]["step"] == list(range(1, 401)), "rolled-back steps are not drawn twice"
+    assert [v["size"] for v in data["views"]] == [2, 4, 3, 4, 3]
+    assert data["parameters"] == {"name": "gpt", "batch.size": "64"}
+    assert {e["kind"] for e in data["events"]} == {"start", "view", "loss", "resume", "end"}
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    evil = "</script><script>alert(1)</script>"
+    page, data = page_and_data(folder_with(tmp_path, [commit(1, 5.0)], name=evil))
+    assert data["name"] == evil
+    assert "<script>alert" not in page
+
+
+def test_an_empty_run_has_a_report_too(tmp_path: Path) -> None:
+    _, data = page_and_data(folder_with(tmp_path, [], status="running"))
+    assert data["headline"]["step"] == 0
+    assert data["curves"] == {}
+
+
+def test_values_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
+    entries = [{**commit(s, float(s)), "loss": v} for s, v in enumerate([2.0, math.nan, math.inf, 1.0], start=1)]
+    _, data = page_and_data(folder_with(tmp_path, entries))
+    assert data["curves"]["loss"] == [2.0, None, None, 1.0]
+    assert None not in data["curves"]["smooth"]
+
+
+def test_long_runs_give_reports_of_bounded_size(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, [commit(s, s / 50, total=20_000) for s in range(1, 20_001)])
+    page, data = page_and_data(folder)
+    curves = data["curves"]
+    assert {len(c) for c in curves.values()} == {POINTS}
+    assert curves["step"][-1] == 20_000
+    assert all(
+        low <= mean <= high for low, mean, high in zip(curves["low"], curves["loss"], curves["high"], strict=True)
+    )
+    assert len(page) < 150_000
+
+
+def test_smoothing_has_no_delay() -> None:
+    line = array("d", [float(i) for i in range(200)])
+    middle = smooth(line, 20)[80:120]
+    assert all(abs(value - (80 + i)) < 0.5 for i, value in enumerate(middle))
+    assert all(math.isnan(v) for v in smooth(array("d", [math.nan]), 5))
+
+
+def test_history_counts_what_was_done_again() -> None:
+    history = History().add([commit(s, float(s)) for s in (1, 2, 3)])
+    history.add([{"kind": "resume", "time": 4.0, "from_step": 1}, commit(2, 5.0), commit(3, 6.0)])
+    assert list(history.commits["step"]) == [1, 2, 3]
+    assert list(history.commits["time"]) == [1.0, 5.0, 6.0]
+    assert history.redone == 2
