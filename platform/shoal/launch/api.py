@@ -50,11 +50,11 @@ def run_job(job: Job, *, options: RunOptions, display: Display) -> Outcome:
     goes wrong later is told by the outcome.
     """
     ready = prepare(job, options)
-    with StopRequests() as stop:
-        display.event("info", "connecting to Ray")
-        with connect(job, options.address) as connection:
-            ready.folder.update(status="running", address=connection.address, local=connection.local)
-            outcome = _supervise(ready, connection, display, stop)
+    display.event("info", "connecting to Ray")
+    # Inside the connection, because Ray's own handlers come with it and would end this process at the first signal.
+    with connect(job, options.address) as connection, StopRequests() as stop:
+        ready.folder.update(address=connection.address, local=connection.local)
+        outcome = _supervise(ready, connection, display, stop)
     display.finished(outcome)
     return outcome
 
@@ -83,8 +83,8 @@ def _supervise(ready: Prepared, connection: Connection, display: Display, stop: 
         ended = _watch(coordinator, display, stop)
     except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
         return _died(ready, error)
-    finally:
-        ray.kill(coordinator, no_restart=True)
+    # Only now: if this process ends in any other way, the coordinator notices and ends the run cleanly by itself.
+    ray.kill(coordinator, no_restart=True)
     return _outcome(ready, ended, stop) if ended is not None else _aborted(ready, stop)
 
 
