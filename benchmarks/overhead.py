@@ -18,12 +18,12 @@ from pathlib import Path
 
 import shoal
 from benchmarks.common import interleave, machine, ratios, spread, write_result
-from shoal.cli.display import QuietDisplay
+from shoal.cli.display import make_display
 from shoal.data.sources import resolve
 from shoal.launch.api import RunOptions, run_job
+from shoal.run_folder import RunFolder
 from shoal.tasks import LanguageModel
 from shoal.tracking.ledger import effective, read
-from shoal.tracking.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS, WARM, BATCH = 60, 20, 32
@@ -46,7 +46,8 @@ def job(engine: str, workers: int) -> shoal.Job:
 
 
 def run_shoal(engine: str, workers: int, runs: Path) -> float:
-    outcome = run_job(job(engine, workers), options=RunOptions(runs_dir=runs), display=QuietDisplay())
+    with make_display(quiet=True) as display:
+        outcome = run_job(job(engine, workers), options=RunOptions(runs_dir=runs), display=display)
     if outcome.status != "finished":
         raise SystemExit(f"the Shoal arm failed: {outcome.error}")
     # step_s is the time from the end of one step to the end of the next on the slowest member.

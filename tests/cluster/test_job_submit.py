@@ -66,7 +66,11 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     }
     command = [
         *[str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=4", f"--port={gcs}", f"--temp-dir={session}"],
-        *[f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}"],
+        *[
+            f"--dashboard-port={dashboard}",
+            f"--dashboard-agent-listen-port={agent}",
+            f"--metrics-export-port={metrics}",
+        ],
         *[f"--ray-client-server-port={client}", "--object-store-memory=300000000", "--disable-usage-stats"],
         "--min-worker-port=0",
         "--max-worker-port=0",

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from shoal.run_folder import RunFolder
 from shoal.tracking.ledger import Ledger, read
 from shoal.tracking.recorder import Recorder, send_pending
-from shoal.tracking.run_folder import RunFolder
 from shoal.tracking.ui import free_port
 from tests.support.ledgers import commit, evaluation, start
 from tests.support.mlflow_store import history, mlflow_run, new_folder, server, settings_for, wait_until
@@ -28,7 +28,7 @@ import sys, time
 from pathlib import Path
 from shoal.tracking.ledger import Ledger
 from shoal.tracking.recorder import Recorder
-from shoal.tracking.run_folder import RunFolder
+from shoal.run_folder import RunFolder
 from tests.support.ledgers import commit, start
 from tests.support.mlflow_store import settings_for
 

@@ -39,7 +39,8 @@ def make_job(task: Task, engine: str, *, size: int = 24, options: dict[str, Any]
 def difference(found: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> float:
     """Largest difference relative to the largest element of each tensor."""
     assert found.keys() == right.keys()
-    return max(float((found[n] - right[n]).abs().max() / right[n].abs().max().clamp(min=1e-12)) for n in right)
+    pairs = [(found[n].double(), right[n].double()) for n in right]
+    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-12)) for a, b in pairs)
 
 
 def state_of(outcomes: Sequence[Outcome]) -> list[Shard]:

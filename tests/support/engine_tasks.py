@@ -62,7 +62,7 @@ class Normalizing(Regression):
     """Has buffers that change: batch norm."""
 
     def build(self) -> nn.Module:
-        return nn.Sequential(nn.Linear(FEATURES, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 1))
+        return nn.Sequential(nn.Linear(FEATURES, 16, bias=False), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 1))
 
 
 class _Partial(nn.Module):

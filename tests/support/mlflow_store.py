@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shoal.tracking.run_folder import RunFolder
+from shoal.run_folder import RunFolder
 from shoal.tracking.settings import RecordSettings
 from shoal.tracking.store import ENVIRONMENT
 

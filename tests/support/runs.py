@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import shoal
+from shoal.coordinator.status import Outcome, RunStatus
 from shoal.launch.api import RunOptions, run_job
-from shoal.launch.status import Outcome, RunStatus
+from shoal.run_folder import RunFolder
 from shoal.tracking.ledger import effective, read
-from shoal.tracking.run_folder import RunFolder
 from tests.support.sabotage import Digits
 
 

@@ -1,1 +1,1 @@
-"""."""
+"""The command line: thin. Each command reads its options and calls one function; heavy imports wait inside."""

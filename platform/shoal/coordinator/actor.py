@@ -16,16 +16,17 @@ from shoal.coordinator.book import Book
 from shoal.coordinator.crew import Crew
 from shoal.coordinator.durable import Durable
 from shoal.coordinator.plan import RunPlan
+from shoal.coordinator.status import RunStatus
 from shoal.coordinator.watch import Pulse, cause_of, classify, outcome_of
 from shoal.data.feed import start_feed
 from shoal.errors import ShoalError
-from shoal.launch.status import RunStatus
 from shoal.membership.commits import Tally
 from shoal.membership.leasing import Leasing, horizon
 from shoal.membership.losses import Fail, Loss, after_loss
 from shoal.membership.messages import Grant, Reports, ViewOrder
 from shoal.membership.phases import Phase, move
 from shoal.membership.view import View
+from shoal.tasks.base import Task
 from shoal.worker.actor import Outfit
 
 AHEAD_S = 1.0
@@ -75,6 +76,7 @@ class Coordinator:
         self._pulse = Pulse(plan.job.workers.silence_s)
         self._publishing: set[asyncio.Task[None]] = set()
         self._failed_checkpoint: tuple[int, str] | None = None
+        self._task: Task = plan.job.task
         self._stop: str | None = None
         self._asked_at = time.monotonic()
 
@@ -83,6 +85,7 @@ class Coordinator:
     async def run(self) -> Ended:
         """The whole run: views one after another until the budget is used, a stop, or a loss that ends it."""
         self._book.open()
+        loading = asyncio.ensure_future(asyncio.to_thread(self._load_task))
         watch = asyncio.ensure_future(self._watch())
         used, decision = 0, None
         try:
@@ -99,6 +102,7 @@ class Coordinator:
                     self._book.say("loss", f"{verdict.reason}; going on from step {self._done()}")
         finally:
             watch.cancel()
+            loading.cancel()
             self._crew.end()
             await self._end_feed()
         return await self._conclude(decision)
@@ -141,7 +145,7 @@ class Coordinator:
         self._book.commits(commits)
         for evaluation in reports.evaluations:
             for step, means, seconds in tally.evaluation(reports.member, evaluation):
-                self._book.evaluated(step, means, seconds)
+                self._book.evaluated(step, self._summarize(means), seconds)
         for part in reports.written:
             for step, parts in tally.written(reports.member, part):
                 self._publish(step, parts)
@@ -226,6 +230,22 @@ class Coordinator:
         task.add_done_callback(self._publishing.discard)
 
     # The rest --------------------------------------------------------------------------------------------------
+
+    def _load_task(self) -> None:
+        """Unpickle the task, for its `summarize`; in a thread, because that runs the recipe's imports."""
+        try:
+            self._task = ray.cloudpickle.loads(self._plan.job_blob).task
+        except Exception as error:  # noqa: BLE001 - the user's imports; the workers run them too and will say so
+            self._book.say("warning", f"the task cannot be loaded beside the coordinator, metrics stay plain: {error}")
+
+    def _summarize(self, means: dict[str, float]) -> dict[str, float]:
+        try:
+            return dict(self._task.summarize(means))
+        except Exception as error:  # noqa: BLE001 - the user's code; the plain means are worth more than a failed run
+            self._book.say(
+                "warning", f"{type(self._task).__name__}.summarize failed ({error}); the means are kept plain"
+            )
+            return means
 
     async def _watch(self) -> None:
         """Once a second: members that fall silent, a submitter that is gone, a record that cannot be kept."""

@@ -10,10 +10,10 @@ from typing import Any
 
 from shoal.coordinator.plan import RunPlan
 from shoal.membership.commits import Commit
+from shoal.run_folder import RunFolder
 from shoal.tracking.ledger import Ledger
 from shoal.tracking.owner import owner
 from shoal.tracking.recorder import Recorder
-from shoal.tracking.run_folder import RunFolder
 
 RECENT = 20
 """Steps over which the speed is told."""

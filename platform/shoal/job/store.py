@@ -17,7 +17,7 @@ from shoal.job.fields import flatten
 from shoal.job.overrides import apply
 from shoal.job.recipe import Recipe, load_recipe, shown
 from shoal.job.spec import Job
-from shoal.tracking.run_folder import RunFolder, write_json
+from shoal.run_folder import RunFolder, write_json
 
 FORMAT = 1
 PICKLE = "job.pkl"

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shoal.coordinator.status import Display, Outcome
 from shoal.errors import ShoalError, TrainingFailed
 from shoal.job import Job
 from shoal.launch.cluster import Connection, connect
 from shoal.launch.prepare import Prepared, prepare
 from shoal.launch.signals import StopRequests
-from shoal.launch.status import Display, Outcome
 
 if TYPE_CHECKING:
     from shoal.coordinator.actor import Ended

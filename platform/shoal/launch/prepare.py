@@ -18,11 +18,11 @@ from shoal.errors import ConfigError
 from shoal.job import Job
 from shoal.job.fields import flatten
 from shoal.job.store import job_digest, save_job
+from shoal.run_folder import RunFolder
 from shoal.state.storage import Storage
 from shoal.state.store import CheckpointInfo, CheckpointStore
 from shoal.tracking.facts import environment_tags
 from shoal.tracking.owner import owner
-from shoal.tracking.run_folder import RunFolder
 from shoal.tracking.settings import DatasetEntry, RecordSettings
 from shoal.tracking.ui import where_recorded
 
@@ -133,6 +133,7 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
     """Resolve and check everything, make the run folder. Raises ConfigError, DataError, CheckpointError."""
     root = options.runs_dir.absolute()
     sources = resolve(job.data, root, tuple(job.task.columns))
+    job.task.check_data({c.name: c.shape for c in sources.train.columns}, sources.train.metadata)
     if sources.train.samples < job.batch.size:
         raise ConfigError(
             f"batch.size={job.batch.size} is more than the {sources.train.samples} samples of {sources.train.uri}, so "

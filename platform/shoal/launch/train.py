@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shoal.cli.display import make_display
+from shoal.coordinator.status import Display, Outcome
 from shoal.errors import ConfigError, Interrupted, TrainingFailed
 from shoal.job import Job
 from shoal.launch.api import RunOptions, run_job
-from shoal.launch.status import Display, Outcome
+from shoal.run_folder import RunFolder
 from shoal.state.store import CheckpointStore
 from shoal.tracking.ledger import effective, read
-from shoal.tracking.run_folder import RunFolder
 
 if TYPE_CHECKING:
     import ray.train
@@ -43,7 +45,8 @@ def train(
     options = RunOptions(runs_dir=Path(runs_dir), tracking_uri=tracking_uri, resume=resume)
     if run_config is not None:
         job, options = configured(job, options, run_config)
-    outcome = run_job(job, options=options, display=display or _default_display())
+    with nullcontext(display) if display else make_display(stream=sys.stderr) as shown:
+        outcome = run_job(job, options=options, display=shown)
     if outcome.status == "failed":
         raise TrainingFailed(f"{outcome.error}\nThe record of the run: {outcome.record}")
     if outcome.status == "stopped":
@@ -104,9 +107,3 @@ def result_of(outcome: Outcome) -> ray.train.Result:
         metrics_dataframe=pandas.DataFrame(e for e in effective(read(folder.ledger)[0]) if e["kind"] == "commit"),
         best_checkpoints=checkpoints,
     )
-
-
-def _default_display() -> Display:
-    from shoal.cli.display import make_display
-
-    return make_display(stream=sys.stderr)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor, nn
 
 Batch = dict[str, Any]
@@ -28,6 +30,13 @@ class Task:
     tokens_per_sample: int | None = None
     """For tokens/s in the record; None where the word makes no sense."""
 
+    def check_data(self, columns: Mapping[str, tuple[int | None, ...]], about: Mapping[str, Any]) -> None:
+        """Raise ConfigError or DataError if the data does not suit the task. Called before anything starts.
+
+        `columns`: the shape of one sample by column (None: a length that only the data knows). `about`: what prepared
+        data says of itself (`block`, `vocabulary`, `bytes_per_token`, `tokenizer`, `classes`), or nothing.
+        """
+
     def build(self) -> nn.Module:
         """A new model with fresh weights. Called on every worker under the same random seed."""
         raise TypeError(f"{type(self).__name__} must define build(self) -> torch.nn.Module")
@@ -47,4 +56,6 @@ class Task:
     def config(self, model: nn.Module) -> dict[str, Any]:
         """What `config.json` beside the exported weights says: enough to build the model again."""
         hf = getattr(model, "config", None)
-        return hf.to_dict() if hasattr(hf, "to_dict") else {"task": f"{type(self).__module__}.{type(self).__qualname__}"}
+        if hf is not None and hasattr(hf, "to_dict"):
+            return hf.to_dict()
+        return {"task": f"{type(self).__module__}.{type(self).__qualname__}"}

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.errors import ConfigError, ShoalError
-from shoal.tracking.locks import lock_descriptor
+from shoal.locks import lock_descriptor
 
 Entry = dict[str, Any]
 

@@ -6,7 +6,7 @@ import logging
 import time
 from pathlib import Path
 
-from shoal.tracking.run_folder import RunFolder
+from shoal.run_folder import RunFolder
 from shoal.tracking.runs import DIED, died, has_died
 from shoal.tracking.sender import Sender, read_record
 from shoal.tracking.settings import RecordSettings

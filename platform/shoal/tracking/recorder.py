@@ -11,9 +11,9 @@ import threading
 import time
 
 from shoal.errors import ConfigError, ShoalError
+from shoal.run_folder import RunFolder
 from shoal.tracking.reaper import reap
 from shoal.tracking.report import write_report
-from shoal.tracking.run_folder import RunFolder
 from shoal.tracking.sender import Sender, read_record
 from shoal.tracking.settings import RecordSettings, public_uri
 

@@ -12,11 +12,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from shoal.run_folder import RunFolder
 from shoal.tracking.facts import flatten
 from shoal.tracking.history import SMOOTHING_STEPS, History, recent_rate, smooth, thin
 from shoal.tracking.ledger import Entry, scan
 from shoal.tracking.owner import is_alive
-from shoal.tracking.run_folder import RunFolder
 
 POINTS = 600
 """Points of a curve: about one per pixel of a chart."""

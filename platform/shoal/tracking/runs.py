@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from shoal.errors import ConfigError
+from shoal.run_folder import RunFolder
 from shoal.tracking.ledger import Entry, of_kind, tail
 from shoal.tracking.owner import is_alive
-from shoal.tracking.run_folder import RunFolder
 
 DIED = "died"
 LIVE = ("starting", "running")

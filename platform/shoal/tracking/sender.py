@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal.errors import ConfigError, ShoalError
+from shoal.locks import file_lock
+from shoal.run_folder import RunFolder, write_json
 from shoal.tracking.ledger import ends_a_line, scan, tail
-from shoal.tracking.locks import file_lock
 from shoal.tracking.points import Parcel, Progress, clean_key, parcels, unsent
-from shoal.tracking.run_folder import RunFolder, write_json
 from shoal.tracking.settings import MAX_DIGEST, RecordSettings, public_uri
 from shoal.tracking.store import experiment_id, open_client
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shoal.errors import ShoalError
-from shoal.tracking.locks import file_lock
+from shoal.locks import file_lock
 from shoal.tracking.settings import RecordSettings, database_path
 
 if TYPE_CHECKING:

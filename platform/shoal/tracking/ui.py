@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from shoal.errors import ConfigError, ShoalError
-from shoal.tracking.locks import file_lock
-from shoal.tracking.run_folder import RunFolder
+from shoal.locks import file_lock
+from shoal.run_folder import RunFolder
 from shoal.tracking.runs import newest_run
 from shoal.tracking.settings import is_server
 from shoal.tracking.store import ENVIRONMENT, lock_path

@@ -14,8 +14,8 @@ from shoal.job import Budget, Data, Engine, Job, Workers
 from shoal.job.overrides import apply
 from shoal.job.recipe import load_recipe
 from shoal.job.store import job_digest, load_job, save_job
+from shoal.run_folder import RunFolder
 from shoal.tasks.base import Task
-from shoal.tracking.run_folder import RunFolder
 
 pytestmark = pytest.mark.unit
 

@@ -264,7 +264,6 @@ def test_as_many_of_the_best_are_kept_as_the_policy_says(count, kept):
     assert [step for step in losses if step not in gone] == kept
 
 
-
 @given(INFOS, MAYBE, MAYBE, st.sampled_from([None, "a", "-a", "missing"]))
 def test_retention_keeps_what_the_policy_names_and_nothing_else(infos, last, every, best):
     policy = Checkpoints(keep_last=last, keep_every=every, keep_best=best)

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from shoal.errors import ConfigError
+from shoal.run_folder import RunFolder, write_json
 from shoal.tracking.facts import environment_tags, flatten, git_tags
 from shoal.tracking.ledger import Ledger
 from shoal.tracking.owner import owner
-from shoal.tracking.run_folder import RunFolder, write_json
 from shoal.tracking.runs import list_runs, newest_run
 from shoal.tracking.settings import DatasetEntry, RecordSettings, public_uri
 from shoal.tracking.ui import chart_link, free_port, record_link, serve_ui, where_recorded

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from shoal.errors import ConfigError, ShoalError
+from shoal.run_folder import write_json
 from shoal.tracking.ledger import Ledger
 from shoal.tracking.owner import is_alive, owner
 from shoal.tracking.reaper import reap
 from shoal.tracking.recorder import Recorder, send_pending
-from shoal.tracking.run_folder import write_json
 from shoal.tracking.settings import DatasetEntry
 from tests.support.ledgers import churning_run, commit, evaluation, start
 from tests.support.mlflow_store import history, mlflow_run, new_folder, settings_for, wait_until

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from shoal.run_folder import RunFolder, write_json
 from shoal.tracking.history import History, smooth
 from shoal.tracking.ledger import Ledger
 from shoal.tracking.report import POINTS, write_report
-from shoal.tracking.run_folder import RunFolder, write_json
 from tests.support.ledgers import churning_run, commit
 
 pytestmark = pytest.mark.unit

@@ -84,9 +84,13 @@ def test_a_failing_read_reaches_the_training_loop_after_what_was_ready() -> None
     loader = Loader(courier.leases, read)
     courier.start()
     loader.start()
-    done = []
-    with pytest.raises(OSError, match="disk gone"):
+
+    def drain() -> None:
         while (work := loader.next()) is not None:
             done.append(work.lease.step)
+
+    done: list[int] = []
+    with pytest.raises(OSError, match="disk gone"):
+        drain()
     assert done == [1, 2][: len(done)]
     courier.close()

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.errors import ConfigError
-from shoal.tracking.locks import file_lock
+from shoal.locks import file_lock
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,55 @@
+"""`shoal`: the entry point, and the one place where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from shoal import __version__
+from shoal.cli.data import data
+from shoal.cli.doctor import doctor
+from shoal.cli.runs import runs
+from shoal.cli.training import resume, train
+from shoal.cli.ui import ui
+from shoal.errors import Interrupted, ShoalError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="shoal", message="%(prog)s %(version)s")
+def shoal() -> None:
+    """Elastic training of deep-learning models on Ray.
+
+    \b
+    shoal doctor                                 what is on this machine, and what would be slow
+    shoal train jobs/gpt.py                      train; progress here, record in runs/
+    shoal train jobs/gpt.py --set workers.max=4 --set optimizer.lr=3e-4
+    shoal runs                                   all runs
+    shoal resume RUN                             go on from the last checkpoint
+    shoal ui                                     the record in a browser
+    """
+
+
+for command in (train, resume, runs, data, ui, doctor):
+    shoal.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit. Mistakes of users and failed runs give one message; anything else is our bug and keeps
+    its traceback."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    try:
+        return shoal.main(arguments, prog_name="shoal", standalone_mode=False) or 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return Interrupted.exit_code
+    except ShoalError as error:
+        click.echo(f"{click.style('Error:', fg='red', bold=True)} {error}", err=True)
+        return error.exit_code

@@ -1,0 +1,60 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from shoal.environment import RUNS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def runs_option(command: Command) -> Command:
+    """`--runs DIR`."""
+    return click.option(
+        "--runs",
+        "runs_dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path("runs"),
+        envvar=RUNS,
+        show_default=True,
+        show_envvar=True,
+        metavar="DIR",
+        help="Folder that holds the runs, their record and prepared data.",
+    )(command)
+
+
+def set_option(command: Command) -> Command:
+    """`--set NAME=VALUE`, any number of times."""
+    return click.option(
+        "-s",
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Replace one value of the job, for example optimizer.lr=3e-4 or task.width=256. May be repeated.",
+    )(command)
+
+
+def display_options(command: Command) -> Command:
+    """`--json` and `--quiet`."""
+    command = click.option("-q", "--quiet", is_flag=True, help="Only warnings and the result.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="One JSON object per line on stdout, nothing else.")(
+        command
+    )
+
+
+def where_options(command: Command) -> Command:
+    """`--address` and `--tracking-uri`."""
+    command = click.option(
+        "--tracking-uri", metavar="URI", help="MLflow server or database. Default: SQLite in the runs folder."
+    )(command)
+    return click.option(
+        "--address",
+        metavar="ADDR",
+        help="Ray cluster to join, for example auto. Default: RAY_ADDRESS, else a local one.",
+    )(command)

@@ -1,0 +1,141 @@
+"""`shoal train` and `shoal resume`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from shoal.cli.options import display_options, runs_option, set_option, where_options
+from shoal.errors import ConfigError, ShoalError
+
+if TYPE_CHECKING:
+    from shoal.job import Job
+    from shoal.launch.api import RunOptions
+
+
+@click.command(short_help="Train the job that a recipe defines.")
+@click.argument("recipe")
+@set_option
+@click.option("--resume", metavar="RUN", help="Go on from the last checkpoint of this run (its id or folder).")
+@click.option("--name", metavar="NAME", help="Name of the run's folder. Default: job, date, time, four letters.")
+@where_options
+@runs_option
+@display_options
+@click.pass_context
+def train(
+    ctx: click.Context,
+    *,
+    recipe: str,
+    overrides: tuple[str, ...],
+    resume: str | None,
+    name: str | None,
+    address: str | None,
+    tracking_uri: str | None,
+    runs_dir: Path,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Train the job that RECIPE defines: a Python file with a variable or function named job (FILE.py:OTHER for another
+    name).
+
+    \b
+    shoal train jobs/gpt.py
+    shoal train jobs/gpt.py --set workers.max=4 --set optimizer.lr=3e-4
+    shoal train jobs/gpt.py --set engine.name=zero --set engine.stage=3
+    shoal train jobs/gpt.py --resume gpt-20261120-083112-a1b2 --set budget.steps=1000
+    shoal train jobs/gpt.py --address auto --tracking-uri http://mlflow:5000
+    shoal train jobs/digits.py --json | jq .loss
+    ray job submit --working-dir . -- shoal train jobs/gpt.py
+
+    Ctrl-C (or SIGTERM) stops after the present step with a checkpoint; a second one stops at once.
+    """
+    with _told_as_json(as_json):
+        from shoal.job.overrides import apply
+        from shoal.job.recipe import load_recipe
+        from shoal.launch.api import RunOptions
+
+        loaded = load_recipe(recipe)
+        options = RunOptions(
+            runs_dir=runs_dir,
+            name=name,
+            address=address,
+            tracking_uri=tracking_uri,
+            resume=resume,
+            recipe=loaded,
+            overrides=overrides,
+        )
+        ctx.exit(_run(apply(loaded.job, overrides), options, as_json=as_json, quiet=quiet))
+
+
+@click.command(short_help="Go on with a run from its last checkpoint.")
+@click.argument("run")
+@set_option
+@click.option("--name", metavar="NAME", help="Name of the new run's folder, if --set makes it a new run.")
+@where_options
+@runs_option
+@display_options
+@click.pass_context
+def resume(
+    ctx: click.Context,
+    *,
+    run: str,
+    overrides: tuple[str, ...],
+    name: str | None,
+    address: str | None,
+    tracking_uri: str | None,
+    runs_dir: Path,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Go on with RUN (its id or folder) from its last checkpoint, with the job as it was.
+
+    Any number of workers and any engine can go on from any checkpoint. Values that change the result make it a new run
+    that starts from the old one's checkpoint.
+
+    \b
+    shoal runs                                           which runs there are
+    shoal resume gpt-20261120-083112-a1b2
+    shoal resume gpt-20261120-083112-a1b2 --set workers.max=8 --set engine.name=zero
+    shoal resume gpt-20261120-083112-a1b2 --set budget.steps=1000
+    """
+    with _told_as_json(as_json):
+        from shoal.job.store import load_job
+        from shoal.launch.api import RunOptions
+        from shoal.launch.prepare import find_run
+
+        options = RunOptions(
+            runs_dir=runs_dir,
+            name=name,
+            address=address,
+            tracking_uri=tracking_uri,
+            resume=run,
+            overrides=overrides,
+        )
+        job = load_job(find_run(runs_dir.absolute(), run), overrides)
+        ctx.exit(_run(job, options, as_json=as_json, quiet=quiet))
+
+
+def _run(job: Job, options: RunOptions, *, as_json: bool, quiet: bool) -> int:
+    from shoal.cli.display import make_display
+    from shoal.launch.api import run_job
+
+    if as_json and quiet:
+        raise ConfigError("--json and --quiet exclude each other: --json prints nothing but JSON anyway")
+    with make_display(as_json=as_json, quiet=quiet) as display:
+        return run_job(job, options=options, display=display).exit_code
+
+
+@contextmanager
+def _told_as_json(as_json: bool) -> Iterator[None]:
+    """Machines that read stdout hear of errors there; the message for people goes to stderr as always."""
+    try:
+        yield
+    except ShoalError as error:
+        if as_json:
+            click.echo(json.dumps({"type": "error", "error": str(error), "exit_code": error.exit_code}))
+        raise

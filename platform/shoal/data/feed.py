@@ -1,0 +1,239 @@
+"""The feed: turns positions of the sample stream into slices of blocks. It knows nothing of how many workers there are.
+
+One actor without CPUs of its own. It reserves the CPUs for reading in a placement group, so that workers can never take
+them and reading never takes theirs, and pumps blocks from Ray Data. Blocks stay in the object store: only their
+references pass through here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, floor
+from typing import TYPE_CHECKING, Any
+
+from shoal import ray_compat
+from shoal.data.catalog import Catalog
+from shoal.data.order import Order
+from shoal.data.pipeline import Reservation, check_window, stream_blocks
+from shoal.data.stream import Located, Stream, StreamStatus
+from shoal.errors import CapacityError, DataError, ShoalError
+from shoal.job.spec import Data
+
+if TYPE_CHECKING:
+    from ray.util.placement_group import PlacementGroup
+
+TRAIN, VALIDATION = "train", "validation"
+
+_VALIDATION_WINDOW = 1024
+_START_S = 120.0
+"""What a process may take to start, besides the wait for CPUs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeedPlan:
+    """All that a feed needs to know."""
+
+    train: Catalog
+    validation: Catalog | None
+    data: Data
+    seed: int
+    start: int
+    """Position of the first training sample: any cursor."""
+    stop: int
+    """End of the training stream: the budget's end."""
+    validation_samples: int
+    node_id: str | None = None
+    """Node whose disk holds local data."""
+    timeout_s: float = 120.0
+    """Longest wait for the CPUs."""
+
+
+class Feed:
+    """Hosts the streams `train` and `validation`. Runs as an async actor: see `start_feed`."""
+
+    def __init__(self, plan: FeedPlan) -> None:
+        ray_compat.quiet_data_process()
+        self._plan = plan
+        self._group: PlacementGroup | None = None
+        self._streams = {TRAIN: self._train_stream()}
+        if plan.validation is not None and plan.validation_samples:
+            stop = min(plan.validation_samples, plan.validation.samples)
+            self._streams[VALIDATION] = Stream(VALIDATION, first=0, start=0, stop=stop, limit=None)
+        self._validation_begun = threading.Lock()
+
+    async def open(self) -> None:
+        """Reserve the CPUs and begin to read. Raises CapacityError if the cluster does not give them in time."""
+        self._reservation = await asyncio.to_thread(self._reserve)
+        self._pump(TRAIN)
+
+    async def locate(self, stream: str, ranges: Sequence[tuple[int, int]]) -> list[Located]:
+        """The blocks that hold the ranges of positions, each once, in order; waits until they have been produced.
+
+        A range may be located again (a step that was rolled back) until it is released. Raises DataError if the
+        pipeline failed, or for positions outside the stream.
+        """
+        if stream not in self._streams:
+            raise DataError(f"this feed has no {stream} stream; it has {', '.join(self._streams)}")
+        if stream == VALIDATION:
+            self._begin_validation()
+        return await self._streams[stream].locate(ranges)
+
+    async def release(self, stream: str, position: int) -> None:
+        """Let go of the blocks wholly before `position`: those steps can never be rolled back any more."""
+        self._streams[stream].release(position)
+
+    async def status(self) -> dict[str, StreamStatus]:
+        """Where each stream stands."""
+        return {name: stream.status() for name, stream in self._streams.items()}
+
+    async def close(self) -> None:
+        """Stop reading, drop all blocks, give the CPUs back. Can be called twice."""
+        from ray.util.placement_group import remove_placement_group
+
+        for stream in self._streams.values():
+            stream.close()
+        if self._group is not None:
+            group, self._group = self._group, None
+            await asyncio.to_thread(remove_placement_group, group)
+
+    def _train_stream(self) -> Stream:
+        plan = self._plan
+        self._order = plan.train.order(seed=plan.seed, shuffle=plan.data.shuffle, window=plan.data.window)
+        first = self._order.window_at(plan.start).start
+        # Ray Data counts every block that is still referenced, those that are held here too. Half of the memory for
+        # each leaves it room to read on; with all of it held here, it would read one task at a time.
+        return Stream(TRAIN, first=first, start=plan.start, stop=plan.stop, limit=self._ahead // 2)
+
+    @property
+    def _ahead(self) -> int:
+        return self._plan.data.ahead_mb << 20
+
+    def _reserve(self) -> Reservation:
+        cpus, plan = self._plan.data.cpus, self._plan
+        count = ceil(cpus)
+        each = floor(cpus / count * 10_000) / 10_000  # Ray counts in ten-thousandths
+        self._group = _reserve(count, each, plan.node_id if plan.train.local else None, plan.timeout_s)
+        return Reservation(cpus=count * each, task_cpus=each, group=self._group)
+
+    def _begin_validation(self) -> None:
+        """Once: with the first training block there, or when somebody asks."""
+        if VALIDATION in self._streams and self._validation_begun.acquire(blocking=False):
+            self._pump(VALIDATION)
+
+    def _pump(self, name: str) -> None:
+        threading.Thread(target=self._run, args=(name,), name=f"shoal-pump-{name}", daemon=True).start()
+
+    def _run(self, name: str) -> None:
+        stream = self._streams[name]
+        catalog, order = self._data(name)
+        try:
+            produced = stream_blocks(
+                catalog, order, stream.start, stream.stop, reservation=self._reservation, held_bytes=self._ahead
+            )
+            for block in produced:
+                if not stream.put(block.ref, block.rows, block.nbytes):
+                    return
+                if name == TRAIN:
+                    self._begin_validation()
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+            cause = ray_compat.find_cause(error, ShoalError)
+            said = str(cause) if cause is not None else f"reading {catalog.uri} failed: {_last_line(error)}"
+            stream.fail(DataError(said))
+
+    def _data(self, name: str) -> tuple[Catalog, Order]:
+        if name == TRAIN:
+            return self._plan.train, self._order
+        catalog = self._plan.validation
+        assert catalog is not None, "there is a validation stream only if there is validation data"
+        return catalog, catalog.order(seed=0, shuffle=False, window=_VALIDATION_WINDOW)
+
+
+def start_feed(
+    train: Catalog,
+    validation: Catalog | None,
+    data: Data,
+    *,
+    seed: int,
+    start: int,
+    stop: int,
+    validation_samples: int,
+    node_id: str | None = None,
+    timeout_s: float = 120.0,
+) -> Any:
+    """Start the feed's actor and return its handle once the CPUs for reading are reserved.
+
+    Positions [start, stop) of the training stream will be served, and the first `validation_samples` samples of
+    `validation` in file order. The actor runs on `node_id`; so do the reading tasks if the data is on a local disk and
+    that node has the CPUs. The actor ends with the process that started it.
+    Raises DataError for data that cannot be read in windows, CapacityError if `data.cpus` are not to be had.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    check_window(train, data.window)
+    if validation is not None:
+        check_window(validation, _VALIDATION_WINDOW)
+    plan = FeedPlan(
+        train=train,
+        validation=validation,
+        data=data,
+        seed=seed,
+        start=start,
+        stop=stop,
+        validation_samples=validation_samples,
+        node_id=node_id,
+        timeout_s=timeout_s,
+    )
+    options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 1000}
+    if node_id is not None:
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    feed: Any = ray.remote(Feed).options(**options).remote(plan)
+    try:
+        ray.get(feed.open.remote(), timeout=timeout_s + _START_S)
+    except ray.exceptions.GetTimeoutError:
+        ray.kill(feed)
+        raise CapacityError(
+            f"the feed's process did not start within {timeout_s + _START_S:g} s; the machine is overloaded, or Ray "
+            f"cannot start processes on it: look into Ray's logs"
+        ) from None
+    except ray.exceptions.RayTaskError as error:
+        cause = ray_compat.find_cause(error, ShoalError)
+        ray.kill(feed)
+        if cause is not None:
+            raise cause from None
+        raise
+    return feed
+
+
+def _reserve(count: int, each: float, node_id: str | None, timeout_s: float) -> PlacementGroup:
+    """A placement group of `count` bundles with `each` CPUs; on `node_id` if that node is large enough."""
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    nodes = [n for n in ray.nodes() if n["Alive"]]
+    here = next((n["Resources"].get("CPU", 0.0) for n in nodes if n["NodeID"] == node_id), 0.0)
+    pinned = here >= count * each
+    group = placement_group(
+        [{"CPU": each}] * count,
+        strategy="PACK",
+        bundle_label_selector=[{"ray.io/node-id": node_id}] * count if pinned and node_id else None,
+    )
+    if group.wait(timeout_s):
+        return group
+    remove_placement_group(group)
+    total = sum(n["Resources"].get("CPU", 0.0) for n in nodes)
+    free = ray.available_resources().get("CPU", 0.0)
+    where = f"the node that holds the data has {here:g} CPUs" if pinned else f"the cluster has {total:g} CPUs"
+    raise CapacityError(
+        f"data.cpus={count * each:g} could not be reserved for reading within {timeout_s:g} s: {where}, and {free:g} "
+        f"of the cluster's are free. Lower data.cpus (0.5 is enough for small data) or workers.max, end other jobs, "
+        f"or add a node"
+    )
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

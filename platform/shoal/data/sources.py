@@ -1,0 +1,95 @@
+"""From what a job says about its data to catalogs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shoal.data import corpora
+from shoal.data.catalog import MANIFEST, Catalog, read_catalog
+from shoal.errors import ConfigError, DataError
+from shoal.job.checks import nearest
+from shoal.job.spec import Data
+
+BUILTIN = "builtin:"
+_NAMES = ("builtin:stdlib", "builtin:digits")
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The data of one run."""
+
+    train: Catalog
+    validation: Catalog | None
+
+
+def resolve(data: Data, root: Path, columns: Sequence[str] = ()) -> Sources:
+    """The catalogs that `data` names. Built-in corpora are written under `root` on first use.
+
+    `columns` are those of the task; none: all that hold numbers. A local folder made by `shoal data prepare` brings its
+    own held-out part. Raises ConfigError or DataError, each with the reason and what to do.
+    """
+    train, validation = _places(data, root)
+    sources = Sources(
+        train=read_catalog(train, columns),
+        validation=None if validation is None else read_catalog(validation, columns),
+    )
+    if data.block is not None and not data.train.startswith(BUILTIN):
+        block = sources.train.metadata.get("block")
+        if block != data.block:
+            has = f"its blocks have {block} tokens" if block else "it does not consist of packed blocks"
+            raise ConfigError(
+                f"data.block={data.block} is only for built-in text, and {data.train} is what it is: {has}; leave "
+                f"data.block out, or pack the text again with `shoal data prepare --block {data.block}`"
+            )
+    _same_columns(sources)
+    return sources
+
+
+def _places(data: Data, root: Path) -> tuple[str, str | None]:
+    if data.train.startswith(BUILTIN):
+        folder = _builtin(data, root)
+        return str(folder / "train"), data.validation or str(folder / "validation")
+    folder = Path(data.train).expanduser()
+    if "://" not in data.train and (folder / MANIFEST).is_file() and (folder / "train").is_dir():
+        held_out = folder / "validation"
+        return str(folder / "train"), data.validation or (str(held_out) if _has_samples(folder) else None)
+    return data.train, data.validation
+
+
+def _builtin(data: Data, root: Path) -> Path:
+    if data.train == "builtin:stdlib":
+        return corpora.stdlib(root.absolute(), data.block)
+    if data.train == "builtin:digits":
+        if data.block is not None:
+            raise ConfigError(
+                f"data.block={data.block} makes no sense for builtin:digits, which are images; leave it out"
+            )
+        return corpora.digits(root.absolute())
+    raise ConfigError(
+        f"data.train={data.train!r} is no built-in corpus; there are {' and '.join(_NAMES)}"
+        f"{nearest(data.train, _NAMES)}"
+    )
+
+
+def _has_samples(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / MANIFEST).read_text())["splits"]["validation"]["samples"])
+    except (ValueError, KeyError, TypeError):
+        return False  # another tool's manifest
+
+
+def _same_columns(sources: Sources) -> None:
+    if sources.validation is None:
+        return
+    train, held_out = ({c.name: c for c in catalog.columns} for catalog in (sources.train, sources.validation))
+    for name, column in train.items():
+        other = held_out.get(name)
+        if other != column:
+            has = f"{other.dtype} {list(other.shape)}" if other else "missing"
+            raise DataError(
+                f"column {name!r} is {column.dtype} {list(column.shape)} in {sources.train.uri}, but {has} in "
+                f"{sources.validation.uri}; prepare both in the same way"
+            )

@@ -1,0 +1,236 @@
+"""The only file that touches private names of DeepSpeed. Everything here was read in, and is tested with, 0.19.8.
+
+DeepSpeed expects one engine in the life of a process. Shoal forms a new one in every view, so what outlives an engine
+(process-wide registries, attributes and hooks on the user's modules and parameters) has to be undone, and the place of
+every parameter's elements in the flat partitions has to be known. A canary test calls each function of this file, so
+that an upgrade that moves a name fails there and not in a run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from shoal.errors import ConfigError
+
+
+def load(device: torch.device) -> Any:
+    """Import DeepSpeed for `device`, quietly. Raises ConfigError if it is not installed.
+
+    DeepSpeed reads LOCAL_RANK (the device's index) and, on the CPU, LOCAL_SIZE at run time. They are set here for the
+    life of the process, because Shoal starts its workers without a launcher that would do it.
+    """
+    os.environ["LOCAL_RANK"] = str(device.index or 0)
+    os.environ.setdefault("LOCAL_SIZE", "1")
+    os.environ["DS_ACCELERATOR"] = device.type
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    try:
+        import deepspeed
+        import deepspeed.ops
+    except ImportError as error:
+        raise ConfigError(
+            f"engine.name=zero needs DeepSpeed, which cannot be imported ({error}); run: pip install 'shoal[zero]'"
+        ) from None
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    # It calls collectives by names that recent torch wants replaced, and torch says so in every process.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+    # What DeepSpeed probes here with compiler runs, and then compiles, are collectives for inference. Not needed.
+    deepspeed.ops.__dict__.setdefault("__compatible_ops__", {})
+    return deepspeed
+
+
+@contextmanager
+def without_broadcast(active: bool) -> Iterator[None]:
+    """Inside, a new engine does not send rank 0's parameters to everyone: the state is about to be written anyway."""
+    import deepspeed.comm.comm as comm
+
+    if not active:
+        yield
+        return
+    if comm.cdb is None:
+        comm.init_distributed(dist_backend=torch.distributed.get_backend(), dist_init_required=False)
+    comm.cdb.broadcast = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        del comm.cdb.broadcast
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Elements [start, start + count) of parameter `name` lie at `offset` of flat partition `flat` of this member."""
+
+    name: str
+    start: int
+    count: int
+    flat: int
+    offset: int
+
+
+def flat_partitions(engine: Any) -> list[torch.Tensor]:
+    """The fp32 partitions that this member's optimizer updates, one per parameter group or sub-group."""
+    optimizer = engine.optimizer
+    if engine.zero_optimization_stage() == 3:
+        return optimizer.fp32_partitioned_groups_flat
+    return optimizer.single_partition_of_fp32_groups
+
+
+def torch_optimizer(engine: Any) -> torch.optim.Optimizer:
+    """The torch optimizer inside; its state is keyed by `flat_partitions`."""
+    return engine.optimizer.optimizer
+
+
+def pieces(engine: Any, names: dict[nn.Parameter, str]) -> list[Piece]:
+    """What lies where in this member's flat partitions. Padding is left out."""
+    optimizer, out = engine.optimizer, []
+    if engine.zero_optimization_stage() < 3:
+        for flat, group in enumerate(optimizer.bit16_groups):
+            for parameter in group:
+                mapping = parameter._hp_mapping
+                if mapping is not None:
+                    low, high = mapping.lp_fragment_address, mapping.hp_fragment_address
+                    out.append(Piece(names[parameter], low.start, high.numel, flat, high.start))
+        return out
+    for flat, group in enumerate(optimizer.fp16_groups):
+        offset = 0
+        for parameter in group:
+            start, count = _partition(parameter)
+            if count:
+                out.append(Piece(names[parameter], start, count, flat, offset))
+            offset += parameter.partition_numel()
+    return out
+
+
+def frozen_partition(parameter: nn.Parameter) -> tuple[int, torch.Tensor]:
+    """(start, live 1-D view) of this member's part of a parameter that ZeRO-3 partitions but does not train."""
+    start, count = _partition(parameter)
+    return start, parameter.ds_tensor.detach()[:count]  # type: ignore[attr-defined]
+
+
+def _partition(parameter: Any) -> tuple[int, int]:
+    size = parameter.partition_numel()
+    start = parameter.ds_zero_partition_rank * size
+    return start, max(0, min(size, parameter.ds_numel - start))
+
+
+@torch.no_grad()
+def publish_partitions(engine: Any) -> None:
+    """After the flat partitions were written: make the parameters that forward passes read say the same (collective)."""
+    optimizer = engine.optimizer
+    if engine.zero_optimization_stage() < 3:
+        optimizer.update_lp_params()
+        for group in range(len(optimizer.bit16_groups)):
+            optimizer._update_model_bit16_weights(group)
+        return
+    for i, flat in enumerate(optimizer.fp32_partitioned_groups_flat):
+        optimizer.fp16_partitioned_groups_flat[i].data.copy_(flat.data)
+        optimizer._unflatten_partitioned_parameters(i)
+    kept = optimizer.persistent_parameters
+    if kept:
+        kept[0].partition(kept)
+        kept[0].all_gather(kept)
+
+
+@torch.no_grad()
+def clear_gradients(engine: Any) -> None:
+    """ZeRO-3 keeps the gradient of the last step for a parameter that gets none in this one: make it zero."""
+    if engine.zero_optimization_stage() == 3:
+        engine.optimizer.grad_partitions_flat_buffer.zero_()
+
+
+@contextmanager
+def gathered(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Inside, these parameters are whole on every member (collective). Works for all stages; public API."""
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parameters):
+        yield
+
+
+class Traces:
+    """What a module and its parameters looked like before DeepSpeed, to undo what it attaches to them."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._modules = [
+            (m, set(m.__dict__), m._parameters, {k: set(v) for k, v in _hooks(m)}) for m in module.modules()
+        ]
+        self._parameters = [(p, dict(p.__dict__), p.shape) for p in module.parameters()]
+
+    def undo(self) -> None:
+        """Take off everything that is new.
+
+        Parameters that were partitioned get their shape back, but share the memory of one, filled with NaN: enough to
+        be partitioned again, and loud if used before they are written.
+        """
+        for module, names, parameters, hooks in self._modules:
+            module.__dict__["_parameters"] = parameters
+            for name in module.__dict__.keys() - names:
+                del module.__dict__[name]
+            for name, found in _hooks(module):
+                for handle in [h for h in found if h not in hooks[name]]:
+                    del found[handle]
+        lost = [(p, shape) for p, _, shape in self._parameters if p.shape != shape]
+        if lost:
+            like, largest = lost[0][0], max(shape.numel() for _, shape in lost)
+            shared = torch.full((largest,), float("nan"), dtype=like.dtype, device=like.device)
+            for parameter, shape in lost:
+                parameter.data = shared[: shape.numel()].view(shape)
+        for parameter, attributes, _ in self._parameters:
+            parameter.__dict__.clear()
+            parameter.__dict__.update(attributes)
+            parameter.grad = None
+
+
+def _hooks(module: nn.Module) -> list[tuple[str, Any]]:
+    return [(k, v) for k, v in module.__dict__.items() if "_hooks" in k and isinstance(v, dict)]
+
+
+def release(engine: Any) -> None:
+    """Tear an engine down and reset every registry of the process that would outlive it. Not collective.
+
+    The default process group stays; it belongs to the caller. It may also be gone already.
+    """
+    import deepspeed.comm.comm as comm
+    from deepspeed.runtime.zero import parameter_offload, partition_parameters
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
+    from deepspeed.utils import groups
+
+    if engine is not None:
+        # It asks for its rank, only to log; the group may be broken or gone by now. Rank 1 logs nothing.
+        comm.cdb = SimpleNamespace(is_initialized=lambda: True, get_rank=lambda group=None: 1)
+        engine.destroy()
+    groups._release_process_group_references(group=None)
+    comm.cdb = None
+    init = partition_parameters.Init
+    init.param_id = init.num_persisted_parameters = init.num_persisted_elements = 0
+    init.apply_param_persistence = False
+    if hasattr(init, "linear_bk"):
+        # Its own linear layer, set for the whole process. A member that kept it would produce its gradients in another
+        # order than one that never had it, and ZeRO-2 adds up by order: wrong sums, without an error.
+        torch.nn.functional.linear = init.linear_bk
+    partition_parameters.zero_init_context = 0
+    partition_parameters.top_level_context = None
+    partition_parameters.temp_contiguous_tensor = None
+    partition_parameters.empty_buffers.clear()
+    parameter_offload.FWD_MODULE_STACK.clear()
+    # A counter that hides in a default argument; members that counted differently refuse to work together.
+    parameter_offload.DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__[0][0] = 0
+    # A cache on a method holds every engine that ever was; the method is wrapped, the cache is in the wrapper's cell.
+    method = PartitionedParameterCoordinator._PartitionedParameterCoordinator__params_to_release
+    for cell in method.__closure__ or ():
+        if hasattr(cell.cell_contents, "cache_clear"):
+            cell.cell_contents.cache_clear()
+
+
+def elements(parameter: nn.Parameter) -> int:
+    """Number of elements of a parameter, also while it is partitioned."""
+    return getattr(parameter, "ds_numel", parameter.numel())

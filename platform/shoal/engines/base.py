@@ -1,0 +1,156 @@
+"""What all engines share: running the task, watching the model in its first step, agreeing on what was seen."""
+
+from __future__ import annotations
+
+import gc
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from shoal.engines.buffers import StepBuffers, has_batch_norm
+from shoal.engines.clock import StepClock
+from shoal.engines.protocol import StepTimes
+from shoal.engines.randomness import draws, positions
+from shoal.engines.task_module import TaskModule, blame, check_loss, check_metrics
+from shoal.job import Job
+from shoal.tasks.base import Batch
+
+
+class EngineBase(ABC):
+    """A model in training on one member. See `shoal.engines.protocol.Engine` for what the methods promise."""
+
+    _keep_casts = True
+
+    def __init__(self, job: Job, model: nn.Module, device: torch.device) -> None:
+        self.model = model
+        self.device = device
+        self._job = job
+        self._task = job.task
+        bf16 = job.engine.precision == "bf16"
+        self._module = TaskModule(job.task, model, device, bf16=bf16, keep_casts=self._keep_casts)
+        self._parameters = dict(model.named_parameters())
+        self._trainable = [p for p in self._parameters.values() if p.requires_grad]
+        self._clock = StepClock(device)
+        self._buffers = StepBuffers(model)
+        self._rank, self._size = 0, 1
+        self._applied = 0
+        self._fresh = True
+        self._mixes_samples = has_batch_norm(model)
+        self._draws_random: bool | None = None
+        self._last_parameter: nn.Parameter | None = None
+        self._agreed = False
+
+    @property
+    def times(self) -> StepTimes:
+        """Seconds of the last step by part, on this member."""
+        return self._clock.times
+
+    @property
+    @abstractmethod
+    def equal_micro_batches(self) -> bool:
+        """True if every member must run the same number of micro-batches per step."""
+
+    @property
+    def merges_shards(self) -> bool | None:
+        """Whether virtual shards may share a forward pass. None until the members agreed, in their first update.
+
+        They may if the task promises it (`per_sample`) and the model neither drew random numbers, nor changed a
+        buffer, nor has batch norm.
+        """
+        if not self._agreed:
+            return None
+        return self._task.per_sample and not (self._draws_random or self._buffers.names or self._mixes_samples)
+
+    def _enter(self, rank: int, size: int) -> bool:
+        """Note the place in the view; returns whether the whole view starts afresh (collective).
+
+        A member that joins has seen nothing of the model yet, so then all look again: they must divide alike.
+        """
+        self._rank, self._size = rank, size
+        known, fresh = self._agree([self._agreed, self._fresh], dist.ReduceOp.MIN)
+        if not known:
+            self._agreed, self._buffers = False, StepBuffers(self.model)
+        return fresh
+
+    def _abandon_step(self) -> None:
+        """Drop what a step left that will not be finished: gradients, buffers of its shards, marks of time."""
+        self._buffers.abandon_step()
+        self._clock.forget()
+        self.model.zero_grad(set_to_none=True)
+        gc.collect()  # what the wrapper of a view held, hooks and buckets and groups, refers to itself in circles
+
+    def _run_shard(self, run: Callable[[Batch], torch.Tensor], batch: Batch, share: float) -> torch.Tensor:
+        """The forward pass: the task's loss through `run`, checked, with the model's buffers kept in order."""
+        first = self._draws_random is None
+        before = positions(self.device) if first else ()
+        self._buffers.begin_shard()
+        with blame(self._task, "loss()"):
+            loss = run(batch)
+        check_loss(loss, self._task)
+        self._buffers.end_shard(share)
+        if first:
+            self._draws_random = draws(before, positions(self.device))
+        return loss
+
+    def _run_backward(self, backward: Callable[[], Any]) -> None:
+        watched = self._watch_order() if self._last_parameter is None else None
+        with blame(self._task, "the backward pass of loss()"):
+            backward()
+        if watched is not None:
+            handles, order = watched
+            for handle in handles:
+                handle.remove()
+            self._last_parameter = order[-1] if order else self._trainable[0]
+            self._last_parameter.register_post_accumulate_grad_hook(self._clock.gradients_ready)
+
+    def _watch_order(self) -> tuple[list[Any], list[nn.Parameter]]:
+        """Find out which parameter gets its gradient last: the end of computing in all later backward passes."""
+        order: list[nn.Parameter] = []
+        return [p.register_post_accumulate_grad_hook(order.append) for p in self._trainable], order
+
+    def _end_step(self, *, applied: bool) -> None:
+        """Settle the buffers and, in the first step, what this model is like (collective)."""
+        if not self._agreed:
+            seen = self._agree([bool(self._draws_random), *self._buffers.changed()], dist.ReduceOp.MAX)
+            self._draws_random = seen[0]
+            self._buffers.keep_watching(tuple(n for n, c in zip(self._buffers.names, seen[1:], strict=True) if c))
+            self._agreed = True
+        self._buffers.end_step(self._size, applied=applied)
+        self._applied += applied
+        self._fresh = self._fresh and not applied
+
+    def _agree(self, flags: list[bool], how: Any) -> list[bool]:
+        if self._size == 1:
+            return flags
+        tensor = torch.tensor(flags, dtype=torch.int32, device=self.device)
+        dist.all_reduce(tensor, how)
+        return [bool(flag) for flag in tensor.tolist()]
+
+    def evaluate(self, batch: Batch) -> dict[str, float]:
+        """The task's metrics on `batch`, without gradients, in eval mode. Raises TaskError."""
+        training = [m for m in self.model.modules() if m.training]
+        self.model.eval()
+        try:
+            with torch.no_grad(), blame(self._task, "evaluate()"):
+                metrics = self._module(batch, evaluate=True)
+            return check_metrics(metrics, self._task)
+        finally:
+            for module in training:
+                module.training = True
+
+    def _rebuild(self) -> None:
+        """Put the weights and buffers of a freshly built model into this one."""
+        from shoal.engines.factory import build_model
+
+        new = build_model(self._job)
+        with torch.no_grad():
+            for name, parameter in new.named_parameters():
+                self._parameters[name].data = parameter.detach().to(self.device)
+            for name, buffer in new.named_buffers():
+                self.model.get_buffer(name).copy_(buffer)
+        self._applied, self._fresh, self._agreed, self._draws_random = 0, True, False, None
+        self._buffers = StepBuffers(self.model)

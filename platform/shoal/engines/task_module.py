@@ -1,0 +1,124 @@
+"""The task and its model as one module whose forward pass is the loss, and whose failures are the user's to read."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from shoal.errors import ShoalError, TaskError
+from shoal.tasks.base import Batch, Task
+
+_OURS = ("shoal.engines", "torch", "deepspeed", "contextlib")
+_TALKS = ("torch.distributed", "deepspeed")
+
+
+class TaskModule(nn.Module):
+    """Wrapping the loss, not only the model, lets a task call any part of its model, in any order and any number of
+    times: what wraps this module (DDP, DeepSpeed, autocast) sees one forward pass."""
+
+    def __init__(self, task: Task, model: nn.Module, device: torch.device, *, bf16: bool, keep_casts: bool) -> None:
+        super().__init__()
+        self.task = task
+        self.model = model
+        self._device_type = device.type
+        self._bf16 = bf16
+        self._keep_casts = keep_casts
+
+    def forward(self, batch: Batch, *, evaluate: bool = False) -> Any:
+        """The task's loss, or with `evaluate` its metrics."""
+        with self._precision():
+            return self.task.evaluate(self.model, batch) if evaluate else self.task.loss(self.model, batch)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if not self._bf16:
+            return nullcontext()
+        # Casts of weights are kept for the pass, except where keeping them would undo the sharding of the weights.
+        return torch.autocast(self._device_type, dtype=torch.bfloat16, cache_enabled=self._keep_casts)
+
+
+def check_loss(loss: Any, task: Task) -> None:
+    """Raise TaskError unless `loss` is a scalar that depends on a trainable parameter. Does not wait for the device."""
+    name = f"{type(task).__name__}.loss()"
+    if not isinstance(loss, torch.Tensor):
+        raise TaskError(f"{name} returned {type(loss).__name__}, not a Tensor; return the mean loss over the batch")
+    if loss.dim() != 0:
+        raise TaskError(
+            f"{name} returned a tensor of shape {list(loss.shape)}, not a scalar; return its mean: loss.mean()"
+        )
+    if not loss.is_floating_point():
+        raise TaskError(f"{name} returned dtype {loss.dtype}, which has no gradient; return a floating-point loss")
+    if not loss.requires_grad:
+        raise TaskError(
+            f"{name} returned a loss that does not depend on any trainable parameter (requires_grad=False); "
+            f"look for .detach(), .item(), torch.no_grad(), or a model whose parameters are all frozen"
+        )
+
+
+def check_metrics(metrics: Any, task: Task) -> dict[str, float]:
+    """The task's metrics as numbers, with one wait for the device. Raises TaskError unless all are scalars."""
+    name = f"{type(task).__name__}.evaluate()"
+    if not isinstance(metrics, dict) or not metrics:
+        raise TaskError(
+            f"{name} returned {type(metrics).__name__}; return a dict of at least one metric: {{'loss': …}}"
+        )
+    values = []
+    for key, value in metrics.items():
+        value = torch.as_tensor(value)
+        if value.numel() != 1:
+            raise TaskError(f"{name} returned {key!r} of shape {list(value.shape)}; each metric must be a scalar mean")
+        values.append(value.detach().to(torch.float64 if value.device.type == "cpu" else torch.float32).reshape(()))
+    where = next((v.device for v in values if v.device.type != "cpu"), torch.device("cpu"))
+    return dict(zip(metrics, torch.stack([v.to(where) for v in values]).tolist(), strict=True))
+
+
+@contextmanager
+def blame(task: Task, doing: str) -> Iterator[None]:
+    """Turn what the user's code raises inside into TaskError with its traceback; let through what a peer's loss causes.
+
+    Both kinds surface in the same calls: gradients are reduced during the backward pass, and ZeRO-3 gathers weights in
+    the middle of the user's forward pass.
+    """
+    try:
+        yield
+    except ShoalError:
+        raise
+    except Exception as error:  # user code may raise anything; all but failed collectives is reported as theirs
+        if from_collective(error):
+            raise
+        raise TaskError(
+            f"{type(task).__name__} failed in {doing}: {type(error).__name__}: {error}\n{_their_traceback(error)}"
+        ) from error
+
+
+def from_collective(error: BaseException) -> bool:
+    """Whether `error` came out of communication with other members, not out of the user's code."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    frame, last = error.__traceback__, ""
+    while frame is not None:
+        last = frame.tb_frame.f_globals.get("__name__", "")
+        frame = frame.tb_next
+    # The reducer of DDP works inside autograd, where only the message tells; gloo and NCCL sign theirs.
+    return last.startswith(_TALKS) or (
+        isinstance(error, RuntimeError)
+        and last.startswith("torch.")
+        and any(sign in str(error).lower() for sign in ("gloo", "nccl", "process group", "processgroup"))
+    )
+
+
+def _their_traceback(error: BaseException) -> str:
+    """The traceback from the first frame that is neither ours nor torch's."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_globals.get("__name__", "").split(".")[0] != "" and _is_ours(frame):
+        frame = frame.tb_next
+    return "".join(traceback.format_exception(type(error), error, frame or error.__traceback__)).rstrip()
+
+
+def _is_ours(frame: Any) -> bool:
+    name = frame.tb_frame.f_globals.get("__name__", "")
+    return any(name == prefix or name.startswith(prefix + ".") for prefix in _OURS)

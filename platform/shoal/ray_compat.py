@@ -1,0 +1,145 @@
+"""The one place for what Ray does not promise to keep: names and behaviour that a minor release may change.
+
+Tested with Ray 2.60. Every function here has a canary test (tests/unit/data/test_ray_compat.py and
+tests/cluster/test_ray_compat.py) that fails when Ray changes under it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import ray
+    from ray.data import Dataset, Datasource
+    from ray.util.placement_group import PlacementGroup
+
+_BUILDING = threading.Lock()
+"""`DataContext.current()` swaps a variable of the whole process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One block that Ray Data has produced, still in the object store. Dropping `ref` frees it."""
+
+    ref: ray.ObjectRef
+    rows: int
+    nbytes: int
+
+
+def quiet_data_process() -> None:
+    """Make Ray Data silent in a process that does nothing but feed: no banners, no hints, no known deprecations."""
+    from ray.util.annotations import RayDeprecationWarning
+
+    os.environ["RAY_WARN_BLOCKING_GET_INSIDE_ASYNC"] = "0"  # the pump blocks in a thread, never in the event loop
+    warnings.filterwarnings("ignore", category=RayDeprecationWarning)
+    for handler in _console_handlers():
+        handler.setLevel(logging.ERROR)
+
+
+@contextmanager
+def quiet_data() -> Iterator[None]:
+    """Ray Data prints nothing but errors inside the block; its log files stay complete."""
+    levels = [(handler, handler.level) for handler in _console_handlers()]
+    for handler, _ in levels:
+        handler.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for handler, level in levels:
+            handler.setLevel(level)
+
+
+def read_in_order(
+    source: Datasource, *, tasks: int, cpus: float, task_cpus: float, group: PlacementGroup | None, held_bytes: int
+) -> Dataset:
+    """A data set whose `tasks` read tasks run inside `group`, at most `cpus` CPUs at once, blocks in task order.
+
+    The strategy of the read tasks goes through `ray_remote_args`, which Ray 2.60 calls deprecated without another way
+    to put read tasks into a placement group (`DataContext.scheduling_strategy` would also set the executor's object
+    store budget to the group's, which is zero).
+    """
+    import ray.data
+    from ray.data import DataContext, ExecutionResources
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    with _BUILDING:
+        context = DataContext.get_current().copy()
+        _calm(context)
+        context.execution_options.preserve_order = True
+        context.execution_options.resource_limits = ExecutionResources.for_limits(
+            cpu=cpus, object_store_memory=held_bytes
+        )
+        context.target_max_block_size = max(1 << 20, min(16 << 20, held_bytes // 4))
+        arguments = {"scheduling_strategy": PlacementGroupSchedulingStrategy(group)} if group is not None else None
+        with DataContext.current(context):
+            return ray.data.read_datasource(
+                source, override_num_blocks=tasks, num_cpus=task_cpus, ray_remote_args=arguments
+            )
+
+
+def map_in_order(tasks: int, convert: Callable[[int], dict[str, list[Any]]], *, node_id: str | None) -> Dataset:
+    """A data set of `convert(0)`, `convert(1)`, ...: a task and a row each, in order; `node_id`: only there."""
+    import ray.data
+    from ray.data import DataContext
+
+    with _BUILDING:
+        context = DataContext.get_current().copy()
+        _calm(context)
+        context.execution_options.preserve_order = True
+        if node_id is not None:
+            context.execution_options.label_selector = {"ray.io/node-id": node_id}
+        with DataContext.current(context):
+            numbers = ray.data.range(tasks, override_num_blocks=tasks)
+            return numbers.map_batches(lambda batch: convert(int(batch["id"][0])), batch_size=None)
+
+
+def blocks(dataset: Dataset) -> Iterator[Block]:
+    """Run `dataset`; yield its blocks as references, in order. Dropping the iterator ends the execution.
+
+    Blocks until the first one is there. `iter_internal_ref_bundles` is a developer API.
+    """
+    bundles = dataset.iter_internal_ref_bundles()
+    return (
+        Block(entry.ref, entry.metadata.num_rows, entry.metadata.size_bytes or 0)
+        for bundle in bundles
+        for entry in bundle.blocks
+        if entry.metadata.num_rows
+    )
+
+
+def find_cause(error: BaseException, kind: type[BaseException]) -> BaseException | None:
+    """The first exception of `kind` behind `error`, through Ray's and Python's wrappers."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        current = waiting.pop(0)
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        inner = getattr(current, "cause", None)  # RayTaskError keeps what was raised in the task here
+        # A RayTaskError poses as its cause's class, but only the cause has the plain message.
+        if isinstance(current, kind) and not isinstance(inner, kind):
+            return current
+        waiting += [inner if isinstance(inner, BaseException) else None, current.__cause__, current.__context__]
+    return None
+
+
+def _console_handlers() -> list[logging.Handler]:
+    import ray.data  # noqa: F401 - sets up the logger
+
+    return [h for h in logging.getLogger("ray.data").handlers if isinstance(h, logging.StreamHandler)]
+
+
+def _calm(context: Any) -> None:
+    context.enable_progress_bars = False
+    context.execution_options.verbose_progress = False
+    # Training may pause for as long as it takes the cluster to give workers; that is no hang of the data.
+    context.execution_no_progress_timeout_s = -1
+    context.issue_detectors_config.detectors = []

@@ -1,0 +1,58 @@
+"""Canaries: fail when a Ray release changes what shoal.ray_compat stands on. No cluster needed."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+
+import pytest
+
+from shoal import ray_compat
+from shoal.errors import DataError
+
+pytestmark = pytest.mark.unit
+
+
+def test_ray_data_still_has_what_the_pipeline_stands_on() -> None:
+    from ray.data import DataContext, Dataset, Datasource, ExecutionResources, ReadTask, read_datasource  # noqa: F401
+    from ray.data.block import BlockMetadata
+
+    context = DataContext.get_current().copy()
+    for name in ("enable_progress_bars", "target_max_block_size", "execution_no_progress_timeout_s"):
+        assert hasattr(context, name), name
+    assert hasattr(context.issue_detectors_config, "detectors")
+    for name in ("preserve_order", "resource_limits", "label_selector", "verbose_progress"):
+        assert hasattr(context.execution_options, name), name
+    assert {"override_num_blocks", "num_cpus", "ray_remote_args"} <= set(inspect.signature(read_datasource).parameters)
+    assert callable(Dataset.iter_internal_ref_bundles)
+    assert {"num_rows", "size_bytes", "input_files", "exec_stats"} <= set(inspect.signature(BlockMetadata).parameters)
+
+
+def test_bundles_still_hold_references_with_metadata() -> None:
+    from ray.data._internal.execution.interfaces import RefBundle
+    from ray.data._internal.execution.interfaces.ref_bundle import BlockEntry
+
+    assert "blocks" in RefBundle.__annotations__ or hasattr(RefBundle, "blocks")
+    assert {"ref", "metadata"} <= set(BlockEntry.__dataclass_fields__)
+
+
+def test_ray_data_still_prints_through_its_own_console_handler() -> None:
+    import ray.data  # noqa: F401
+
+    streams = [h for h in logging.getLogger("ray.data").handlers if isinstance(h, logging.StreamHandler)]
+    assert streams
+    before = [h.level for h in streams]
+    with ray_compat.quiet_data():
+        assert all(h.level == logging.ERROR for h in streams)
+    assert [h.level for h in streams] == before
+
+
+def test_causes_are_found_behind_rays_wrappers() -> None:
+    from ray.exceptions import RayTaskError
+
+    inner = DataError("b.parquet is gone")
+    task = RayTaskError("read", "a traceback", inner).as_instanceof_cause()
+    outer = RuntimeError("pipeline")
+    outer.__cause__ = task
+    assert str(ray_compat.find_cause(outer, DataError)) == "b.parquet is gone"
+    assert ray_compat.find_cause(RuntimeError("other"), DataError) is None
