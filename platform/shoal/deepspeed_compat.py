@@ -124,7 +124,7 @@ def _partition(parameter: Any) -> tuple[int, int]:
 
 @torch.no_grad()
 def publish_partitions(engine: Any) -> None:
-    """After the flat partitions were written: make the parameters that forward passes read say the same (collective)."""
+    """After the flat partitions were written: make what forward passes read say the same (collective)."""
     optimizer = engine.optimizer
     if engine.zero_optimization_stage() < 3:
         optimizer.update_lp_params()

@@ -15,8 +15,9 @@ from shoal.errors import ConfigError
 def checkpoint_activations(model: nn.Module) -> None:
     """Make `model` recompute its blocks in the backward pass.
 
-    A Hugging Face model does it its own way (`gradient_checkpointing_enable`). Of any other, the blocks are the children
-    of the `nn.ModuleList` or `nn.Sequential` with most children of one kind. Raises ConfigError if there is none.
+    A Hugging Face model does it its own way (`gradient_checkpointing_enable`). Of any other, the blocks are the
+    children of the `nn.ModuleList` or `nn.Sequential` with most children of one kind. Raises ConfigError if there is
+    none.
     """
     enable = getattr(model, "gradient_checkpointing_enable", None)
     if callable(enable) and getattr(model, "supports_gradient_checkpointing", True):
@@ -25,8 +26,9 @@ def checkpoint_activations(model: nn.Module) -> None:
     stacks = [m for m in model.modules() if isinstance(m, (nn.ModuleList, nn.Sequential)) and _repeats(m) > 1]
     if not stacks:
         raise ConfigError(
-            f"engine.checkpoint_activations=True needs repeated blocks, and {type(model).__name__} has no nn.ModuleList "
-            f"or nn.Sequential with two children of one kind; put its blocks into one, or switch the option off"
+            f"engine.checkpoint_activations=True needs repeated blocks, and {type(model).__name__} has no "
+            f"nn.ModuleList or nn.Sequential with two children of one kind; put its blocks into one, or switch the "
+            f"option off"
         )
     for block in max(stacks, key=_repeats):
         _recompute(block)
@@ -46,4 +48,4 @@ def _recompute(block: nn.Module) -> None:
             return plain(*args, **kwargs)
         return checkpoint(plain, *args, use_reentrant=False, **kwargs)
 
-    block.forward = forward  # type: ignore[method-assign]
+    block.forward = forward

@@ -41,7 +41,7 @@ class StepClock:
         self._computed = None
 
     def end_update(self, begun: Any) -> None:
-        """The update that began at mark `begun` has been issued, and the device has passed that mark: fill in `times`."""
+        """The update that began at mark `begun` has been issued; the device has passed that mark: fill in `times`."""
         if self._on_device:
             self._fill(self._update)
             self._update = (begun, self.mark())

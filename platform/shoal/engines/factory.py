@@ -14,8 +14,9 @@ from shoal.engines.buffers import persistent_buffers
 from shoal.engines.protocol import Engine
 from shoal.engines.randomness import seed_build
 from shoal.engines.task_module import blame
-from shoal.errors import TaskError
+from shoal.errors import ConfigError, TaskError
 from shoal.job import Job
+from shoal.tasks.base import Task
 
 
 def make_engine(job: Job, device: torch.device) -> Engine:
@@ -24,6 +25,11 @@ def make_engine(job: Job, device: torch.device) -> Engine:
     Every member builds the same weights, from the job's seed. Raises TaskError with the user's traceback if the task
     fails, ConfigError if the engine cannot be what the job asks for.
     """
+    if not isinstance(job.task, Task):
+        raise ConfigError(
+            f"task={job.task!r} is not a shoal.Task; derive its class from shoal.Task, which has defaults for all but "
+            f"build() and loss()"
+        )
     model = build_model(job).to(device)
     model.train()
     if job.engine.checkpoint_activations:
@@ -56,8 +62,8 @@ def build_model(job: Job) -> nn.Module:
 
 
 def model_facts(model: nn.Module) -> dict[str, Any]:
-    """What tells one model from another: `parameters`, the table of (name, elements, shape), and `digest`, 64 hex digits
-    over the names, shapes and types of parameters and persistent buffers. Also right while parameters are sharded."""
+    """What tells one model from another: `parameters`, the table of (name, elements, shape), and `digest`, 64 hex
+    digits over the names, shapes and types of parameters and persistent buffers. Right also while they are sharded."""
     shapes = {name: (tuple(getattr(p, "ds_shape", p.shape)), str(p.dtype)) for name, p in model.named_parameters()}
     buffers = {name: (tuple(b.shape), str(b.dtype)) for name, b in persistent_buffers(model).items()}
     text = json.dumps([sorted(shapes.items()), sorted(buffers.items())])

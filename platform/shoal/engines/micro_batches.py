@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ def plan(
     first, last = _range(virtual_shards, size, rank)
     count = _count(last - first, together)
     cuts = [first + (last - first) * i // count for i in range(count + 1)]
-    parts = [MicroBatch((a, b), (b - a) / virtual_shards) for a, b in zip(cuts, cuts[1:], strict=False)]
+    parts = [MicroBatch((a, b), (b - a) / virtual_shards) for a, b in pairwise(cuts)]
     if equal:
         most = max(_count(b - a, together) for a, b in (_range(virtual_shards, size, r) for r in range(size)))
         parts += [MicroBatch(parts[-1].shards, 0.0)] * (most - count)

@@ -4,6 +4,7 @@ An engine owns a model, its optimizer and how both are spread over the members o
 leases, files or the record. Life of an engine:
 
     engine = make_engine(job, device)         # builds the model; no process group needed
+    engine.reset()                            # only before a view that starts from step 0 after an earlier one
     engine.form(rank, size)                   # torch.distributed's default group is up and has this view's members
     engine.write_state(read)                  # optional: continue from a checkpoint or from peers
     for each lease:
@@ -12,13 +13,17 @@ leases, files or the record. Life of an engine:
         norm = engine.update(lr)
     shard = engine.read_state()               # at any step boundary
     engine.leave()                            # the model stays warm; the group may go
+
+What the numbers are, in every engine: the gradient of a step is the sum of share x gradient over all micro-batches of
+all members, in fp32; a trainable parameter that no sample used has gradient zero (its moments and its decay go on);
+the norm is that of the whole gradient before clipping; the update is that of the torch optimizer of the same name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -26,19 +31,20 @@ from shoal.state.layout import Extent, Shard
 from shoal.tasks.base import Batch
 
 ReadState = Callable[[str, Sequence[Extent]], torch.Tensor]
-"""(key, extents) -> 1-D fp32 tensor with those elements one after another. Raises CheckpointError if it has them not."""
+"""(key, extents) -> 1-D fp32 tensor of those elements, one after another. Raises CheckpointError if it lacks them."""
 
 
 @dataclass(slots=True)
 class StepTimes:
-    """Seconds of the last step by part, on this member."""
+    """Seconds of the last step by part, on this member. On a GPU `update_s` is that of the step before."""
 
     compute_s: float = 0.0
     """Forward and backward."""
     communicate_s: float = 0.0
-    """Reduction and gathering that was not hidden behind compute."""
+    """Reduction of gradients that was not hidden behind compute. ZeRO: what a forward or backward pass waits for in
+    between counts as compute."""
     update_s: float = 0.0
-    """Clipping and optimizer."""
+    """Clipping and optimizer. ZeRO: also gathering the new parameters."""
 
 
 class Engine(Protocol):
@@ -47,7 +53,11 @@ class Engine(Protocol):
 
     model: torch.nn.Module
     device: torch.device
-    times: StepTimes
+
+    @property
+    def times(self) -> StepTimes:
+        """Seconds of the last step by part, on this member."""
+        ...
 
     @property
     def equal_micro_batches(self) -> bool:
@@ -56,16 +66,26 @@ class Engine(Protocol):
 
     @property
     def merges_shards(self) -> bool | None:
-        """Whether virtual shards may share a forward pass: the task promises it and the model was seen to draw no random
-        numbers. None until the first micro-batch has been run."""
+        """Whether virtual shards may share a forward pass: the task promises it, and the model was seen to draw no
+        random numbers and to change no buffers. All members of a view say the same. None until the first update of a
+        view with a new member: until then shards run one by one."""
         ...
 
     def form(self, rank: int, size: int) -> None:
-        """Enter a view (collective). The default process group has `size` members and this one is `rank`."""
+        """Enter a view (collective). The default process group has `size` members and this one is `rank`.
+
+        If no member has trained or taken over a state yet, all take rank 0's initial weights. Otherwise a replicated
+        engine still has the state it left with, and a sharded one has none: `write_state` must follow.
+        """
         ...
 
     def leave(self) -> None:
-        """Let go of everything that is bound to the process group. The model and its parameters' memory stay."""
+        """Let go of everything that is bound to the process group, also when that is broken or gone. A step that was
+        not finished is forgotten. The model stays; so does the state of a replicated engine."""
+        ...
+
+    def reset(self) -> None:
+        """Back to the initial weights and an empty optimizer, as freshly built. Between views only; not collective."""
         ...
 
     def micro_step(self, batch: Batch, share: float, *, last: bool) -> torch.Tensor:
@@ -95,8 +115,9 @@ class Engine(Protocol):
         """A host copy of this member's holdings, taken at a step boundary. Not collective."""
         ...
 
-    def write_state(self, read: ReadState, scalars: dict, buffers: dict[str, torch.Tensor]) -> None:
-        """Take over a state: every member calls `read` for whatever it needs (collective)."""
+    def write_state(self, read: ReadState, scalars: dict[str, Any], buffers: dict[str, torch.Tensor]) -> None:
+        """Take over a state (collective). Every member calls `read` for its part only; a replicated engine gathers the
+        parts over the network. Raises CheckpointError if the state is not that of this model."""
         ...
 
     def full_parameters(self) -> dict[str, torch.Tensor]:

@@ -108,7 +108,7 @@ class ZeroEngine(EngineBase):
         return loss.detach()
 
     def update(self, lr: float) -> float:
-        """Clip, apply, gather (collective). Returns the global norm; infinity, and nothing is applied, if not finite."""
+        """Clip, apply, gather (collective). Returns the norm; infinity, and nothing is applied, if it is not finite."""
         assert not self._stateless, "after leave() and form(), write_state() must come before the first update()"
         begun = self._clock.mark()
         self._engine.optimizer.set_lr(lr)

@@ -34,8 +34,8 @@ def make_optimizer(
     trainable = [p for _, p in named_parameters if p.requires_grad]
     if not trainable:
         raise ConfigError(
-            "the model has no trainable parameter: every one has requires_grad=False, or task.build() returned a module "
-            "without parameters; leave at least one parameter trainable"
+            "the model has no trainable parameter: every one has requires_grad=False, or task.build() returned a "
+            "module without parameters; leave at least one parameter trainable"
         )
     decayed = [p for p in trainable if p.dim() >= 2]
     plain = [p for p in trainable if p.dim() < 2]

@@ -35,7 +35,7 @@ def factor(schedule: Schedule, progress: float) -> float:
 
 
 def learning_rate(peak: float, schedule: Schedule, step: int, total_steps: int) -> float:
-    """Learning rate of step `step`, the first being 1, in a run of `total_steps`. Steps beyond the end keep the last."""
+    """Learning rate of step `step`, the first being 1, of `total_steps`. Steps beyond the end keep the last rate."""
     if step < 1 or total_steps < 1:
         raise ValueError(f"steps count from 1, got step={step} of total_steps={total_steps}")
     return peak * factor(schedule, step / total_steps)

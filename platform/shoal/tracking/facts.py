@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import getpass
 import platform
-import re
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 VERSIONS = ("shoal", "torch", "ray", "deepspeed", "mlflow", "transformers", "pyarrow")
-_MAX_PARAM = 6000
 _MAX_TAG = 8000
 
 
@@ -77,16 +74,3 @@ def _user() -> str:
     except (KeyError, OSError):
         # A container's numeric user without an entry in the password file.
         return "unknown"
-
-
-def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values as MLflow's parameters: `{"batch": {"size": 64}}` becomes `{"batch.size": "64"}`."""
-    flat: dict[str, str] = {}
-    for key, inner in value.items():
-        name = re.sub(r"[^\w\-. :/]", "_", f"{prefix}{key}")[:250]
-        if isinstance(inner, Mapping):
-            flat |= flatten(inner, f"{name}.")
-        else:
-            text = str(inner)
-            flat[name] = text if len(text) <= _MAX_PARAM else text[: _MAX_PARAM - 1] + "…"
-    return flat

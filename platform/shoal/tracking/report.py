@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from shoal.run_folder import RunFolder
-from shoal.tracking.facts import flatten
 from shoal.tracking.history import SMOOTHING_STEPS, History, recent_rate, smooth, thin
 from shoal.tracking.ledger import Entry, scan
 from shoal.tracking.owner import is_alive
@@ -52,7 +51,7 @@ def report_data(folder: RunFolder) -> dict[str, Any]:
     """Everything that the page shows, as JSON values; a number that is not finite becomes null."""
     history = History().add(entry for entry, _ in scan(folder.ledger))
     run = _json(folder.path / "run.json")
-    record = _json(folder.record)
+    record, job = _json(folder.record), _json(folder.job)
     tags = record.get("settings", {}).get("tags", {})
     steps = history.commits["step"]
     began = next((e["time"] for e in history.events if e["kind"] == "start"), None)
@@ -71,7 +70,7 @@ def report_data(folder: RunFolder) -> dict[str, Any]:
         "checkpoints": [_checkpoint(e) for e in history.checkpoints[-_MOST_ROWS:]],
         "events": [_event(e) for e in history.events[-_MOST_ROWS:]],
         "views": [_view(e) for e in history.events if e["kind"] == "view"],
-        "parameters": flatten(_json(folder.job)),
+        "parameters": {**job.get("values", {}), "run again": job.get("run_again", "")},
         "versions": {k.removeprefix("version."): v for k, v in tags.items() if k.startswith("version.")},
         "code": {k.removeprefix("mlflow.source."): v for k, v in tags.items() if k.startswith("mlflow.source.")},
     }

@@ -1,4 +1,4 @@
-"""The contract of all engines: whoever computes, and however the state is spread, the numbers are those of plain torch."""
+"""The contract of all engines: however many compute and however the state is spread, the numbers are plain torch's."""
 
 from __future__ import annotations
 

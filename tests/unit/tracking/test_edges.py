@@ -13,7 +13,7 @@ import pytest
 
 from shoal.errors import ConfigError
 from shoal.run_folder import RunFolder, write_json
-from shoal.tracking.facts import environment_tags, flatten, git_tags
+from shoal.tracking.facts import environment_tags, git_tags
 from shoal.tracking.ledger import Ledger
 from shoal.tracking.owner import owner
 from shoal.tracking.runs import list_runs, newest_run
@@ -57,15 +57,6 @@ def test_settings_travel(tmp_path: Path) -> None:
 def test_passwords_are_not_shown() -> None:
     assert public_uri("http://me:hunter2@host:5000/x") == "http://me:***@host:5000/x"
     assert public_uri("sqlite:////a/b.db") == "sqlite:////a/b.db"
-
-
-def test_nested_values_become_parameters() -> None:
-    value = {"batch": {"size": 64, "why?": None}, "betas": (0.9, 0.95), "text": "x" * 9000}
-    flat = flatten(value)
-    assert flat["batch.size"] == "64"
-    assert flat["batch.why_"] == "None"
-    assert flat["betas"] == "(0.9, 0.95)"
-    assert len(flat["text"]) == 6000
 
 
 def test_the_code_is_named_by_its_commit(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_the_report_needs_nothing_else(tmp_path: Path) -> None:
 
 def test_the_report_says_what_happened(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, churning_run(1_795_000_000.0))
-    write_json(folder.job, {"name": "gpt", "batch": {"size": 64}})
+    write_json(folder.job, {"values": {"name": "gpt", "batch.size": "64"}, "run_again": "shoal train x.py"})
     _, data = page_and_data(folder)
     assert data["status"] == "finished"
     assert data["headline"]["step"] == 400
@@ -57,7 +57,7 @@ def test_the_report_says_what_happened(tmp_path: Path) -> None:
     )
     assert data["curves"]["step"] == list(range(1, 401)), "rolled-back steps are not drawn twice"
     assert [v["size"] for v in data["views"]] == [2, 4, 3, 4, 3]
-    assert data["parameters"] == {"name": "gpt", "batch.size": "64"}
+    assert data["parameters"] == {"name": "gpt", "batch.size": "64", "run again": "shoal train x.py"}
     assert {e["kind"] for e in data["events"]} == {"start", "view", "loss", "resume", "end"}
 
 
