@@ -31,8 +31,8 @@ lint: $(READY)  ## formatting, style and types
 	$(BIN)/mypy
 
 bench: $(READY)  ## the measurements behind benchmarks/README.md
-	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/feed.py
+	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.feed
 
 ui: $(READY)  ## the record in a browser
 	$(BIN)/shoal ui

@@ -3,7 +3,7 @@
 Same model, data, batch, optimizer and number of workers; data loading included; arms interleaved. Samples per second of
 the last steps, after warm-up. While a plain arm runs, no Ray cluster is up.
 
-    python benchmarks/overhead.py [--n 5] [--workers 2] [--engines ddp zero1 zero2 zero3]
+    python -m benchmarks.overhead [--n 5] [--workers 2] [--engines ddp zero1 zero2 zero3]
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def without_broadcast(active: bool) -> Iterator[None]:
         yield
         return
     if comm.cdb is None:
-        comm.init_distributed(dist_backend=torch.distributed.get_backend(), dist_init_required=False)
+        comm.init_distributed(dist_init_required=False)
     comm.cdb.broadcast = lambda *args, **kwargs: None
     try:
         yield
@@ -163,7 +163,7 @@ class Traces:
         self._modules = [
             (m, set(m.__dict__), m._parameters, {k: set(v) for k, v in _hooks(m)}) for m in module.modules()
         ]
-        self._parameters = [(p, dict(p.__dict__), p.shape) for p in module.parameters()]
+        self._parameters = [(p, dict(p.__dict__), p.shape, set(_grad_hooks(p))) for p in module.parameters()]
 
     def undo(self) -> None:
         """Take off everything that is new.
@@ -178,16 +178,22 @@ class Traces:
             for name, found in _hooks(module):
                 for handle in [h for h in found if h not in hooks[name]]:
                     del found[handle]
-        lost = [(p, shape) for p, _, shape in self._parameters if p.shape != shape]
+        lost = [(p, shape) for p, _, shape, _ in self._parameters if p.shape != shape]
         if lost:
             like, largest = lost[0][0], max(shape.numel() for _, shape in lost)
             shared = torch.full((largest,), float("nan"), dtype=like.dtype, device=like.device)
             for parameter, shape in lost:
                 parameter.data = shared[: shape.numel()].view(shape)
-        for parameter, attributes, _ in self._parameters:
+        for parameter, attributes, _, handles in self._parameters:
             parameter.__dict__.clear()
             parameter.__dict__.update(attributes)
             parameter.grad = None
+            for handle in _grad_hooks(parameter).keys() - handles:
+                del _grad_hooks(parameter)[handle]
+
+
+def _grad_hooks(parameter: nn.Parameter) -> dict[int, Any]:
+    return parameter._post_accumulate_grad_hooks or {}
 
 
 def _hooks(module: nn.Module) -> list[tuple[str, Any]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 
@@ -14,6 +15,8 @@ from tests.support.engine_runs import TOTAL, Outcome
 
 ENGINES = ("replicated", "zero1", "zero2", "zero3")
 
+_STAGES: dict[str, Literal[1, 2, 3]] = {"zero1": 1, "zero2": 2, "zero3": 3}
+
 EXACT = 1e-5
 """fp32: largest difference, relative to the largest element of a parameter. Seen: 1.3e-6 after 50 steps."""
 LOOSE = 3e-2
@@ -22,14 +25,14 @@ LOOSE = 3e-2
 
 def make_job(task: Task, engine: str, *, size: int = 24, options: dict[str, Any] | None = None, **fields: Any) -> Job:
     """A job of 50 steps: AdamW with clipping, warm-up and cosine, 8 virtual shards."""
-    stage = int(engine[-1]) if engine.startswith("zero") else 2
+    kind = Engine(name="zero", stage=_STAGES[engine]) if engine in _STAGES else Engine()
     fields.setdefault("optimizer", Optimizer(lr=1e-2, clip_norm=0.5))
     return Job(
         task=task,
         data=Data(train="none"),
         budget=Budget(steps=TOTAL),
         batch=Batch(size=size, virtual_shards=8),
-        engine=Engine(name="zero" if engine.startswith("zero") else "replicated", stage=stage, **(options or {})),
+        engine=replace(kind, **(options or {})),
         workers=Workers(max=4),
         seed=3,
         **fields,

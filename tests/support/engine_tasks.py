@@ -144,6 +144,30 @@ class Language(Task):
         return functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
 
 
+class HuggingFace(Task):
+    """A model that says itself how to checkpoint activations, and ties its weights its own way."""
+
+    columns = ("tokens",)
+    per_sample = True
+
+    def build(self) -> nn.Module:
+        from transformers import AutoModelForCausalLM, LlamaConfig
+
+        config = LlamaConfig(
+            vocab_size=32,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=32,
+            tie_word_embeddings=True,
+        )
+        return AutoModelForCausalLM.from_config(config)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return model(input_ids=batch["tokens"], labels=batch["tokens"], use_cache=False).loss
+
+
 @dataclass(frozen=True)
 class Failing(Regression):
     """Does something wrong from a certain call on."""

@@ -15,14 +15,16 @@ from shoal.errors import ConfigError
 def checkpoint_activations(model: nn.Module) -> None:
     """Make `model` recompute its blocks in the backward pass.
 
-    A Hugging Face model does it its own way (`gradient_checkpointing_enable`). Of any other, the blocks are the
+    A Hugging Face model does it its own way. Of any other, the blocks are the
     children of the `nn.ModuleList` or `nn.Sequential` with most children of one kind. Raises ConfigError if there is
     none.
     """
-    enable = getattr(model, "gradient_checkpointing_enable", None)
-    if callable(enable) and getattr(model, "supports_gradient_checkpointing", True):
-        enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        return
+    # transformers gave the method its second name in version 5.
+    for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable"):
+        enable = getattr(model, name, None)
+        if callable(enable) and getattr(model, "supports_gradient_checkpointing", True):
+            enable({"use_reentrant": False})
+            return
     stacks = [m for m in model.modules() if isinstance(m, (nn.ModuleList, nn.Sequential)) and _repeats(m) > 1]
     if not stacks:
         raise ConfigError(

@@ -41,7 +41,7 @@ class EngineBase(ABC):
         self._fresh = True
         self._mixes_samples = has_batch_norm(model)
         self._draws_random: bool | None = None
-        self._last_parameter: nn.Parameter | None = None
+        self._marks_end: Any = None
         self._agreed = False
 
     @property
@@ -76,12 +76,19 @@ class EngineBase(ABC):
             self._agreed, self._buffers = False, StepBuffers(self.model)
         return fresh
 
+    def _depart(self) -> None:
+        """Forget what belongs to a view that ends."""
+        if self._marks_end is not None:
+            self._marks_end.remove()
+            self._marks_end = None
+        self._abandon_step()
+        gc.collect()  # what the wrapper of a view held, hooks and buckets and groups, refers to itself in circles
+
     def _abandon_step(self) -> None:
         """Drop what a step left that will not be finished: gradients, buffers of its shards, marks of time."""
         self._buffers.abandon_step()
         self._clock.forget()
         self.model.zero_grad(set_to_none=True)
-        gc.collect()  # what the wrapper of a view held, hooks and buckets and groups, refers to itself in circles
 
     def _run_shard(self, run: Callable[[Batch], torch.Tensor], batch: Batch, share: float) -> torch.Tensor:
         """The forward pass: the task's loss through `run`, checked, with the model's buffers kept in order."""
@@ -97,20 +104,18 @@ class EngineBase(ABC):
         return loss
 
     def _run_backward(self, backward: Callable[[], Any]) -> None:
-        watched = self._watch_order() if self._last_parameter is None else None
-        with blame(self._task, "the backward pass of loss()"):
-            backward()
-        if watched is not None:
-            handles, order = watched
+        order: list[nn.Parameter] = []
+        first = self._marks_end is None
+        # In a view's first pass, find out which parameter gets its gradient last: there computing ends in all others.
+        handles = [p.register_post_accumulate_grad_hook(order.append) for p in self._trainable] if first else []
+        try:
+            with blame(self._task, "the backward pass of loss()"):
+                backward()
+        finally:
             for handle in handles:
                 handle.remove()
-            self._last_parameter = order[-1] if order else self._trainable[0]
-            self._last_parameter.register_post_accumulate_grad_hook(self._clock.gradients_ready)
-
-    def _watch_order(self) -> tuple[list[Any], list[nn.Parameter]]:
-        """Find out which parameter gets its gradient last: the end of computing in all later backward passes."""
-        order: list[nn.Parameter] = []
-        return [p.register_post_accumulate_grad_hook(order.append) for p in self._trainable], order
+        if order:
+            self._marks_end = order[-1].register_post_accumulate_grad_hook(self._clock.gradients_ready)
 
     def _end_step(self, *, applied: bool) -> None:
         """Settle the buffers and, in the first step, what this model is like (collective)."""

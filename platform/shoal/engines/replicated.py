@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from shoal.engines import optimizer_state
 from shoal.engines.base import EngineBase
@@ -60,7 +60,7 @@ class ReplicatedEngine(EngineBase):
     def leave(self) -> None:
         """Let go of the view. The state stays."""
         self._wrapped = None
-        self._abandon_step()
+        self._depart()
 
     def micro_step(self, batch: Batch, share: float, *, last: bool) -> torch.Tensor:
         """Forward and backward; returns the detached loss. Collective if `last`. Raises TaskError."""
@@ -87,13 +87,14 @@ class ReplicatedEngine(EngineBase):
     def update(self, lr: float) -> float:
         """Clip and apply. Returns the global gradient norm; if it is not finite nothing is applied."""
         gradients = self._gradients()
-        norm = get_total_norm(gradients).item()
+        total = get_total_norm(gradients)
+        norm = total.item()
         begun = self._clock.mark()
         applied = math.isfinite(norm)
         if applied:
             limit = self._job.optimizer.clip_norm
             if limit is not None and norm > limit:
-                torch._foreach_mul_(gradients, limit / (norm + 1e-6))
+                clip_grads_with_norm_(self._trainable, limit, total)
             for group in self._optimizer.param_groups:
                 group["lr"] = lr
             self._optimizer.step()
@@ -169,5 +170,5 @@ class _Reach(torch.autograd.Function):
         return loss.view_as(loss)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return (gradient, *(None,) * ctx.parameters)

@@ -114,11 +114,10 @@ def from_collective(error: BaseException) -> bool:
 def _their_traceback(error: BaseException) -> str:
     """The traceback from the first frame that is neither ours nor torch's."""
     frame = error.__traceback__
-    while frame is not None and frame.tb_frame.f_globals.get("__name__", "").split(".")[0] != "" and _is_ours(frame):
+    while frame is not None and _is_ours(frame.tb_frame.f_globals.get("__name__", "")):
         frame = frame.tb_next
     return "".join(traceback.format_exception(type(error), error, frame or error.__traceback__)).rstrip()
 
 
-def _is_ours(frame: Any) -> bool:
-    name = frame.tb_frame.f_globals.get("__name__", "")
+def _is_ours(name: str) -> bool:
     return any(name == prefix or name.startswith(prefix + ".") for prefix in _OURS)

@@ -94,7 +94,7 @@ class ZeroEngine(EngineBase):
         if self._traces is not None:
             self._traces.undo()
         self._traces, self._pieces, engine = None, [], None
-        self._abandon_step()
+        self._depart()
 
     def micro_step(self, batch: Batch, share: float, *, last: bool) -> torch.Tensor:
         """Forward and backward; returns the detached loss. Collective (stage 1: only if `last`). Raises TaskError."""

@@ -119,6 +119,15 @@ def test_recomputed_activations_change_nothing(pool: ProcessPool, engine: str) -
     assert difference(outcomes[0].parameters, plain(job, 8)[0]) < EXACT
 
 
+@pytest.mark.parametrize("engine", ["replicated", "zero3"])
+def test_a_hugging_face_model_with_recomputed_activations(pool: ProcessPool, engine: str) -> None:
+    sgd = Optimizer(name="sgd", lr=0.1)  # gradients of such small weights are tiny: see bf16
+    job = make_job(tasks.HuggingFace(), engine, options={"checkpoint_activations": True}, optimizer=sgd)
+    outcomes = pool.run(train, job, (0, 4), members=range(2))
+    right = plain(job, 4)[0]
+    assert difference(outcomes[0].parameters, {name: right[name] for name in outcomes[0].parameters}) < EXACT
+
+
 @pytest.mark.parametrize("steps", [0, 10])
 def test_state_moves_between_engines_and_sizes_to_the_bit(pool: ProcessPool, steps: int) -> None:
     task = tasks.Partial()

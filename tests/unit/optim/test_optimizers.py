@@ -13,7 +13,7 @@ pytestmark = pytest.mark.unit
 CPU = torch.device("cpu")
 
 
-def model() -> nn.Module:
+def model() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.Linear(7, 3))
 
