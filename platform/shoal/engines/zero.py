@@ -88,11 +88,10 @@ class ZeroEngine(EngineBase):
     def leave(self) -> None:
         """Let go of the view and of the state."""
         engine, self._engine = self._engine, None
-        if engine is not None:
-            self._stateless, self._fresh = True, False
         compat.release(engine)
-        if self._traces is not None:
+        if self._traces is not None:  # also after a forming that failed half-way
             self._traces.undo()
+            self._stateless, self._fresh = True, False
         self._traces, self._pieces, engine = None, [], None
         self._depart()
 

@@ -96,6 +96,8 @@ class Worker:
         from shoal.worker.group import dissolve_group, form_group
 
         job, engine = self._job, self._engine
+        if order.checkpoint is None:
+            engine.reset()
         hosts = self._store if order.view.rank(order.member) == 0 else None
         # Twice: the coordinator, who can tell which member hangs, must come before the collectives, who cannot.
         form_group(order, engine.device, hosts, 2 * job.workers.silence_s)
