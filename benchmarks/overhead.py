@@ -26,8 +26,8 @@ from shoal.tasks import LanguageModel
 from shoal.tracking.ledger import effective, read
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS, WARM, BATCH = 60, 20, 32
-TASK = {"context": 128, "layers": 4, "heads": 4, "width": 256}
+STEPS, WARM, BATCH = 55, 15, 32
+TASK = {"context": 128, "layers": 4, "heads": 4, "width": 192}
 
 
 def job(engine: str, workers: int) -> shoal.Job:

@@ -64,7 +64,7 @@ class Display(Protocol):
         ...
 
     def status(self, status: RunStatus) -> None:
-        """Called about four times per second."""
+        """Called about twice per second."""
         ...
 
     def event(self, kind: str, text: str) -> None:

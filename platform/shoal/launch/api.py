@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from shoal.coordinator.actor import Ended
     from shoal.job.recipe import Recipe
 
-POLL_S = 0.25
+POLL_S = 0.5
 ANSWER_S = 60.0
 """A coordinator that does not answer for so long is taken for dead."""
 

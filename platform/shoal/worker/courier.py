@@ -14,7 +14,7 @@ from shoal.membership.leasing import End
 from shoal.membership.messages import EvaluationReport, Grant, Reports, ShardWritten, StepReport
 from shoal.membership.view import Lease, MemberId
 
-BEAT_S = 0.2
+BEAT_S = 0.25
 """Between two words to the coordinator. Short against a human's patience, long against the cost of a remote call."""
 
 Sync = Callable[[Reports], Grant]
