@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,8 +59,6 @@ def test_a_killed_worker_costs_no_sample_and_changes_no_number(
 
 
 def test_mlflow_shows_no_step_twice_after_a_loss(runs: Path, tmp_path: Path) -> None:
-    import json
-
     from mlflow import MlflowClient
 
     task = Sabotage(how="SIGKILL", rank=0, step=7, marker=str(tmp_path / "killed"))
@@ -155,3 +157,46 @@ def test_a_checkpoint_folder_that_cannot_be_written_fails_the_run_with_the_reaso
     assert str(blocked) in (outcome.error or "")
     assert "checkpoint of step 4 failed" in heard.said("warning")
     assert len(losses(outcome)) == 12  # training went on
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from shoal.launch.api import RunOptions, run_job
+from tests.support.runs import Listener, digits
+import shoal
+
+job = digits(budget=shoal.Budget(steps=10**6), checkpoints=shoal.Checkpoints(every=None, export=False))
+run_job(job, options=RunOptions(runs_dir=Path(sys.argv[1]), name="orphan", address=sys.argv[2], driver_silence_s=3.0),
+        display=Listener())
+"""
+
+
+def test_a_run_whose_submitter_is_killed_checkpoints_and_ends_by_itself(tmp_path: Path) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path), address], start_new_session=True)
+    folder = tmp_path / "orphan"
+
+    def status() -> str:
+        return json.loads((folder / "run.json").read_text())["status"] if (folder / "run.json").exists() else ""
+
+    def coordinators() -> list[str]:
+        return [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
+
+    def until(what: str, deadline_s: float, found: Callable[[], bool]) -> None:
+        end = time.monotonic() + deadline_s
+        while not found():
+            assert time.monotonic() < end, f"{what} did not come in {deadline_s:g}s; status {status()!r}"
+            time.sleep(0.1)
+
+    ledger_file = folder / "ledger.jsonl"
+    until("the first commit", 90, lambda: ledger_file.exists() and '"commit"' in ledger_file.read_text())
+    driver.kill()
+    driver.wait()
+    until("the clean end", 60, lambda: status() == "stopped")
+    assert list(folder.glob("checkpoints/*/manifest.json"))
+    last = json.loads(ledger_file.read_text().splitlines()[-1])
+    assert (last["kind"], last["reason"]) == ("end", "the submitting process is gone")
+    until("the end of the coordinator", 30, lambda: not any("orphan" in name for name in coordinators()))

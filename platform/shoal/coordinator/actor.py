@@ -26,20 +26,20 @@ from shoal.membership.losses import Fail, Loss, after_loss
 from shoal.membership.messages import Grant, Reports, ViewOrder
 from shoal.membership.phases import Phase, move
 from shoal.membership.view import View
+from shoal.ray_compat import yield_to_training
 from shoal.tasks.base import Task
 from shoal.worker.actor import Outfit
 
 AHEAD_S = 1.0
 """How far ahead steps are leased: the longest that a stop or a change of the view waits for its boundary."""
-DRIVER_SILENCE_S = 60.0
-"""A run whose submitter has not asked for its status for so long ends cleanly."""
+RELEASE_EVERY_S = 1.0
 FEED_CLOSE_S = 10.0
 RECORD_DEADLINE_S = 60.0
 """How long the end of a run waits for MLflow, if it was up before; on a busy machine making a new store takes long."""
 
 _SHOWN = {
     Phase.STARTING: "starting",
-    Phase.FORMING: "re-forming",
+    Phase.FORMING: "forming",
     Phase.RUNNING: "training",
     Phase.ENDING: "finishing",
     Phase.DONE: "finishing",
@@ -78,7 +78,8 @@ class Coordinator:
         self._failed_checkpoint: tuple[int, str] | None = None
         self._task: Task = plan.job.task
         self._stop: str | None = None
-        self._asked_at = time.monotonic()
+        self._asked_at = self._released_at = time.monotonic()
+        yield_to_training()
 
     # What the driver calls -------------------------------------------------------------------------------------
 
@@ -86,7 +87,8 @@ class Coordinator:
         """The whole run: views one after another until the budget is used, a stop, or a loss that ends it."""
         self._book.open()
         loading = asyncio.ensure_future(asyncio.to_thread(self._load_task))
-        watch = asyncio.ensure_future(self._watch())
+        self._watching = asyncio.ensure_future(self._watch())
+        self._watching.add_done_callback(self._watch_ended)
         used, decision = 0, None
         try:
             while decision is None:
@@ -101,7 +103,6 @@ class Coordinator:
                     used += 1
                     self._book.say("loss", f"{verdict.reason}; going on from step {self._done()}")
         finally:
-            watch.cancel()
             loading.cancel()
             self._crew.end()
             await self._end_feed()
@@ -150,11 +151,17 @@ class Coordinator:
             for step, parts in tally.written(reports.member, part):
                 self._publish(step, parts)
         leasing.extend(horizon(tally.reported, self._book.fastest_step_s, ahead_s=AHEAD_S))
-        if commits:
-            self._feed.release.remote("train", tally.committed * self._plan.job.batch.size)
+        self._release(tally.committed)
         if leasing.end is not None and self._phase is Phase.RUNNING:
             self._phase = move(self._phase, Phase.ENDING)
         return Grant(leasing.take(reports.member), leasing.end)
+
+    def _release(self, committed: int) -> None:
+        """Let the feed drop what is committed. Blocks hold many steps: once a second is often enough."""
+        now = time.monotonic()
+        if now - self._released_at >= RELEASE_EVERY_S:
+            self._released_at = now
+            self._feed.release.remote("train", committed * self._plan.job.batch.size)
 
     # One view --------------------------------------------------------------------------------------------------
 
@@ -259,8 +266,15 @@ class Coordinator:
                     self._book.say("loss", f"worker {member} made no progress for {self._pulse.limit_s:g}s: killed")
                     self._pulse.killed.add(member)
                     ray.kill(hand.actor, no_restart=True)
-            if now - self._asked_at > DRIVER_SILENCE_S:
+            if now - self._asked_at > self._plan.driver_silence_s:
                 await self.stop("the submitting process is gone")
+                if self._phase is Phase.DONE:
+                    # Nobody is left who would fetch the outcome and end this actor.
+                    ray.kill(ray.get_runtime_context().current_actor)
+
+    def _watch_ended(self, watch: asyncio.Future[None]) -> None:
+        if not watch.cancelled():
+            self._book.say("warning", f"deadlines are no longer watched, please report this: {watch.exception()!r}")
 
     async def _start_feed(self, done: int) -> None:
         """A new feed from the position after step `done`; blocks that were released are read again."""

@@ -93,7 +93,9 @@ class Crew:
             if now >= deadline:
                 break
             if not told and settled is None and now > deadline - want.start_s + SETTLE_S:
-                self._say("info", f"{len(ready)} of at least {want.min} workers have a place; waiting for the cluster")
+                self._say(
+                    "warning", f"waiting up to {want.start_s:g}s for the cluster: {_too_few(len(ready), want, bundle)}"
+                )
                 told = True
             await asyncio.sleep(0.05)
         for place in asked:
@@ -136,8 +138,7 @@ def _too_few(found: int, want: Workers, bundle: Mapping[str, float]) -> str:
     total = ray.cluster_resources()
     has = ", ".join(f"{name}: {total.get(name, 0):g}" for name in bundle)
     return (
-        f"only {found} of at least workers.min={want.min} workers found a place in workers.start_s={want.start_s:g}s. "
-        f"Each needs {dict(bundle)}; the whole cluster has {has}, part of it kept for reading data. "
-        f"Lower workers.min or workers.cpus, add nodes, or (with an autoscaler that is still adding some) raise "
-        f"workers.start_s"
+        f"only {found} of at least workers.min={want.min} workers found a place. Each needs {dict(bundle)}; the whole "
+        f"cluster has {has}, part of it kept for reading data. Lower workers.min or workers.cpus, add nodes, or, if an "
+        f"autoscaler is still adding some, raise workers.start_s={want.start_s:g}"
     )

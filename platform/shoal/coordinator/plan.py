@@ -48,6 +48,8 @@ class RunPlan:
     record: RecordSettings
     node_id: str
     """The node whose disk holds the run folder."""
+    driver_silence_s: float
+    """A run whose submitter has not asked for its status for so long ends cleanly."""
 
     @property
     def validation_samples(self) -> int:

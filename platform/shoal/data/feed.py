@@ -56,6 +56,7 @@ class Feed:
 
     def __init__(self, plan: FeedPlan) -> None:
         ray_compat.quiet_data_process()
+        ray_compat.yield_to_training()
         self._plan = plan
         self._group: PlacementGroup | None = None
         self._streams = {TRAIN: self._train_stream()}

@@ -39,6 +39,8 @@ class RunOptions:
     """Run (id or folder) to continue from its last durable checkpoint."""
     storage_uri: str | None = None
     """Where checkpoints and the exported model go; default: the run folder."""
+    driver_silence_s: float = 60.0
+    """On a cluster that outlives this process: how long after its end the run stops, with a checkpoint."""
     recipe: Recipe | None = None
     overrides: tuple[str, ...] = ()
 

@@ -14,6 +14,7 @@ import psutil
 
 from shoal.errors import CapacityError
 from shoal.job import Job
+from shoal.ray_compat import LOCAL_SETTINGS
 
 MB = 1 << 20
 
@@ -67,8 +68,8 @@ def _start_local(job: Job) -> None:
     """A Ray cluster on this machine, with as many (logical) CPUs as the job needs."""
     import ray
 
-    # Ray gives its workers a lower priority than the shell's; on a machine that is ours alone that only costs time.
-    os.environ.setdefault("RAY_worker_niceness", "0")
+    for name, value in LOCAL_SETTINGS.items():
+        os.environ.setdefault(name, value)
     cpus = job.workers.max * job.workers.cpus + job.data.cpus
     store = min(int(0.2 * psutil.virtual_memory().total), max(512 * MB, 6 * job.data.ahead_mb * MB))
     ray.init(

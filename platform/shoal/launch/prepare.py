@@ -81,6 +81,7 @@ class Prepared:
             continues=self.continues,
             record=self.record_settings(),
             node_id=connection.node_id,
+            driver_silence_s=self.options.driver_silence_s,
         )
 
     def record_settings(self) -> RecordSettings:

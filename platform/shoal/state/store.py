@@ -56,8 +56,8 @@ def read_manifest(uri: str, filesystem: pafs.FileSystem | None = None) -> Manife
 def retain(infos: Sequence[CheckpointInfo], policy: Checkpoints) -> list[int]:
     """Steps to delete, oldest first.
 
-    Kept are the newest one, the last `keep_last`, the `best_count` best by `keep_best` (of equals the newest; one whose metric is
-    unknown or not a number is never the best) and those whose step is a multiple of `keep_every`.
+    Kept are the newest one, the last `keep_last`, the `best_count` best by `keep_best` (of equals the newest; one whose
+    metric is unknown or not a number is never the best) and those whose step is a multiple of `keep_every`.
     """
     if policy.keep_last is None or not infos:
         return []

@@ -19,7 +19,7 @@ from shoal.tracking.settings import RecordSettings, public_uri
 
 log = logging.getLogger(__name__)
 
-SEND_EVERY_S = 2.0
+SEND_EVERY_S = 3.0
 REPORT_EVERY_S = 30.0
 LONGEST_BACKOFF_S = 30.0
 _REPORT_SHARE = 50

@@ -104,6 +104,9 @@ class Worker:
         try:
             engine.form(order.view.rank(order.member), order.view.size)
             step = self._restore(order)
+            assert step == order.first_step - 1, (
+                f"the state is that of step {step}, the view begins at {order.first_step}"
+            )
             return self._train(order, coordinator, feed, step)
         finally:
             engine.leave()
