@@ -1,8 +1,8 @@
 """Fault-free overhead: Shoal against the same training written by hand with torch DDP and with DeepSpeed ZeRO 1, 2, 3.
 
-Same model, data, batch, optimizer and number of workers; data loading included; arms interleaved; after warm-up. While a
-plain arm runs, no Ray cluster is up. Two figures: samples per second by the median step, which a burst of another tenant
-of the machine does not move, and by the whole stretch, which also holds whatever Shoal does now and then.
+Same model, data, batch, optimizer and number of workers; data loading included; arms interleaved; after warm-up. While
+a plain arm runs, no Ray cluster is up. Two figures: samples per second by the median step, which a burst of another
+tenant of the machine does not move, and by the whole stretch, which also holds whatever Shoal does now and then.
 
     python -m benchmarks.overhead [--n 5] [--workers 2] [--engines ddp zero1 zero2 zero3]
 """
