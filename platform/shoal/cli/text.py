@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 from shoal.coordinator.status import Outcome, RunStatus
 
@@ -82,6 +83,9 @@ def closing(outcome: Outcome, seconds: float) -> list[str]:
     if outcome.checkpoint:
         lines.append(f"  checkpoint  {outcome.checkpoint}")
     lines.append(f"  run         {outcome.folder}")
+    report = Path(outcome.folder, "report.html")
+    if report.exists():
+        lines.append(f"  report      {report.absolute().as_uri()}")
     if outcome.record:
         lines.append(f"  record      {outcome.record}")
     if outcome.status != "finished" and outcome.checkpoint:
