@@ -13,15 +13,20 @@ from shoal.environment import RUNS
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+def default_runs() -> Path:
+    """`runs` in the current folder; in a job submitted to Ray, whose folder Ray deletes afterwards, one in the home."""
+    return Path.home() / "shoal-runs" if "working_dir_files" in Path.cwd().parts else Path("runs")
+
+
 def runs_option(command: Command) -> Command:
     """`--runs DIR`."""
     return click.option(
         "--runs",
         "runs_dir",
         type=click.Path(file_okay=False, path_type=Path),
-        default=Path("runs"),
+        default=default_runs,
         envvar=RUNS,
-        show_default=True,
+        show_default="runs; in a submitted Ray job ~/shoal-runs",
         show_envvar=True,
         metavar="DIR",
         help="Folder that holds the runs, their record and prepared data.",
