@@ -9,5 +9,5 @@ from __future__ import annotations
 RUNS = "SHOAL_RUNS"
 
 VARIABLES: dict[str, str] = {
-    RUNS: "Folder that holds the runs where a command is not given --runs. Default: ./runs; in a submitted job ~/shoal-runs.",
+    RUNS: "Folder that holds the runs, without --runs. Default: ./runs; in a submitted Ray job ~/shoal-runs.",
 }
