@@ -38,6 +38,11 @@ def long_undisturbed(runs: Path) -> list[float]:
     return losses(run(long_job(), runs)[0])
 
 
+def manifest(run_folder: Path, *, step: int) -> str:
+    """The file that makes the checkpoint of `step` exist."""
+    return str(run_folder / "checkpoints" / f"step-{step:08d}" / "manifest.json")
+
+
 def long_job(**changes: object) -> shoal.Job:
     return digits(budget=shoal.Budget(steps=STEPS), checkpoints=shoal.Checkpoints(every=None, export=False), **changes)
 
@@ -46,8 +51,11 @@ def long_job(**changes: object) -> shoal.Job:
 def test_a_killed_worker_costs_no_sample_and_changes_no_number(
     runs: Path, tmp_path: Path, undisturbed: list[float], engine: str
 ) -> None:
-    task = Sabotage(how="SIGKILL", rank=1, step=7, marker=str(tmp_path / "killed"))
-    outcome, heard = run(digits(task, engine=shoal.Engine(name=engine)), runs)  # type: ignore[arg-type]
+    name = f"killed-{engine}"
+    task = Sabotage(
+        how="SIGKILL", rank=1, step=7, marker=str(tmp_path / "killed"), once_there=manifest(runs / name, step=4)
+    )
+    outcome, heard = run(digits(task, engine=shoal.Engine(name=engine)), runs, name=name)  # type: ignore[arg-type]
     assert outcome.status == "finished", outcome.error
     assert losses(outcome) == pytest.approx(undisturbed, rel=TOLERANCE)
     assert "worker lost: w1" in heard.said("loss")
@@ -79,8 +87,8 @@ def test_a_hung_worker_is_found_named_and_replaced(runs: Path, tmp_path: Path, u
 
 
 def test_no_restart_is_made_where_none_is_allowed(runs: Path) -> None:
-    task = Sabotage(how="SIGKILL", rank=1, step=7)
-    outcome, _ = run(digits(task, failures=shoal.Failures(max_failures=0)), runs)
+    task = Sabotage(how="SIGKILL", rank=1, step=7, once_there=manifest(runs / "no-restart", step=4))
+    outcome, _ = run(digits(task, failures=shoal.Failures(max_failures=0)), runs, name="no-restart")
     assert (outcome.status, outcome.exit_code) == ("failed", 1)
     assert "max_failures=0" in (outcome.error or "")
     assert outcome.checkpoint is not None

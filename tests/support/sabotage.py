@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,15 @@ class Sabotage(Digits):
     shards: int = 4
     """Virtual shards that the member does in a step (its share of the job's)."""
     marker: str = ""
+    once_there: str = ""
+    """A file that must exist before it happens, such as the manifest of a checkpoint."""
 
     def loss(self, model: Any, batch: dict[str, Any]) -> Any:
         import torch
 
         loss = super().loss(model, batch)
-        if torch.is_grad_enabled() and self._due(model):
+        if torch.is_grad_enabled() and self._due():
+            self._wait()
             if self.how.startswith("SIG"):
                 os.kill(os.getpid(), getattr(signal, self.how))
             elif self.how == "raise":
@@ -58,7 +62,13 @@ class Sabotage(Digits):
             return loss * float("nan") if self.how == "nan" else loss.expand(2)
         return loss
 
-    def _due(self, model: Any) -> bool:
+    def _wait(self) -> None:
+        deadline = time.monotonic() + 60
+        while self.once_there and not Path(self.once_there).exists():
+            assert time.monotonic() < deadline, f"{self.once_there} did not come"
+            time.sleep(0.02)
+
+    def _due(self) -> bool:
         import torch.distributed as dist
 
         # The count lives with the process, as the fault does: tasks are frozen values.
