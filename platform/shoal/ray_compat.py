@@ -1,7 +1,7 @@
 """The one place for what Ray does not promise to keep: names and behaviour that a minor release may change.
 
-Tested with Ray 2.60. Every function here has a canary test (tests/unit/data/test_ray_compat.py and
-tests/cluster/test_ray_compat.py) that fails when Ray changes under it.
+Tested with Ray 2.60. What is used here has canary tests (tests/unit/data/test_ray_canaries.py), which fail when
+Ray changes under it.
 """
 
 from __future__ import annotations

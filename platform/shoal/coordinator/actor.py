@@ -20,6 +20,7 @@ from shoal.coordinator.status import RunStatus
 from shoal.coordinator.watch import Pulse, cause_of, classify, outcome_of
 from shoal.data.feed import start_feed
 from shoal.errors import ShoalError
+from shoal.job import by_value
 from shoal.membership.commits import Tally
 from shoal.membership.leasing import Leasing, horizon
 from shoal.membership.losses import Fail, Loss, after_loss
@@ -104,7 +105,6 @@ class Coordinator:
                     self._book.say("loss", f"{verdict.reason}; going on from step {self._done()}")
         finally:
             loading.cancel()
-            self._crew.end()
             await self._end_feed()
         return await self._conclude(decision)
 
@@ -186,9 +186,6 @@ class Coordinator:
             broken = Loss(cause, ("a worker that was starting",), text)
         finally:
             self._leasing = self._tally = None
-            if self._phase is not Phase.ENDING:
-                self._crew.end()
-        if broken is not None:
             self._crew.end()
         return broken
 
@@ -241,7 +238,7 @@ class Coordinator:
     def _load_task(self) -> None:
         """Unpickle the task, for its `summarize`; in a thread, because that runs the recipe's imports."""
         try:
-            self._task = ray.cloudpickle.loads(self._plan.job_blob).task
+            self._task = by_value.loads(self._plan.job_blob).task
         except Exception as error:  # noqa: BLE001 - the user's imports; the workers run them too and will say so
             self._book.say("warning", f"the task cannot be loaded beside the coordinator, metrics stay plain: {error}")
 

@@ -15,7 +15,7 @@ from shoal.coordinator.plan import RunPlan, TaskElsewhere, cursor_of
 from shoal.data.order import Cursor
 from shoal.data.sources import Sources, resolve
 from shoal.errors import ConfigError
-from shoal.job import Job
+from shoal.job import Job, by_value
 from shoal.job.fields import flatten
 from shoal.job.store import job_digest, save_job
 from shoal.run_folder import RunFolder
@@ -64,13 +64,11 @@ class Prepared:
 
     def plan(self, connection: Connection) -> RunPlan:
         """The plan for the coordinator."""
-        import ray.cloudpickle
-
         return RunPlan(
             run_id=self.folder.run_id,
             folder=self.folder.path,
             job=replace(self.job, task=TaskElsewhere(self.job.task)),
-            job_blob=ray.cloudpickle.dumps(self.job),
+            job_blob=by_value.dumps(self.job),
             job_digest=self.digest,
             train=self.sources.train,
             validation=self.sources.validation,

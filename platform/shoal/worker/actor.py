@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shoal.errors import TaskError
-from shoal.job import Job
+from shoal.job import Job, by_value
 from shoal.membership.messages import Grant, Reports, ViewOrder
 from shoal.membership.view import MemberId
 
@@ -54,7 +54,6 @@ class Worker:
         """Import, unpickle the job, build the model. Raises TaskError if the user's code fails."""
         import os
 
-        import ray.cloudpickle
         import torch
 
         from shoal.engines import make_engine
@@ -62,7 +61,7 @@ class Worker:
 
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         try:
-            self._job: Job = ray.cloudpickle.loads(self._outfit.job)
+            self._job: Job = by_value.loads(self._outfit.job)
         except Exception as error:  # noqa: BLE001 - unpickling runs the user's imports: whatever fails is theirs
             raise TaskError(
                 f"the job could not be unpickled on worker {self._outfit.member}: {error}\n{traceback.format_exc()}"
