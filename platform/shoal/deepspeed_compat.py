@@ -49,20 +49,36 @@ def load(device: torch.device) -> Any:
 
 
 @contextmanager
-def without_broadcast(active: bool) -> Iterator[None]:
-    """Inside, a new engine does not send rank 0's parameters to everyone: the state is about to be written anyway."""
-    import deepspeed.comm.comm as comm
+def forming(*, hollow: bool) -> Iterator[None]:
+    """Inside, a new engine is made without what costs time and gives nothing.
 
-    if not active:
-        yield
-        return
+    It uses the default group itself instead of a group of the same members that it would make for itself. `hollow`: the
+    state will be written before the engine is used, so that nothing is sent: neither rank 0's weights to everyone, nor,
+    at stage 3, every parameter's parts to every member, each in a collective of its own, only to hang a hook on it.
+    """
+    import deepspeed.comm.comm as comm
+    from deepspeed.utils import groups
+
     if comm.cdb is None:
         comm.init_distributed(dist_init_required=False)
-    comm.cdb.broadcast = lambda *args, **kwargs: None
+    groups._WORLD_GROUP = torch.distributed.group.WORLD
+    backend = comm.cdb
+    if hollow:
+        backend.broadcast = backend.all_gather_into_tensor = lambda *args, **kwargs: _Done()
     try:
-        yield
+        # At stage 3 it puts all its arguments, every parameter among them, into a line for a log that nobody reads.
+        with torch._tensor_str.printoptions(threshold=0, edgeitems=0):
+            yield
     finally:
-        del comm.cdb.broadcast
+        if hollow:
+            del backend.broadcast, backend.all_gather_into_tensor
+
+
+class _Done:
+    """The handle of a collective that is over."""
+
+    def wait(self) -> None:
+        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +136,56 @@ def _partition(parameter: Any) -> tuple[int, int]:
     size = parameter.partition_numel()
     start = parameter.ds_zero_partition_rank * size
     return start, max(0, min(size, parameter.ds_numel - start))
+
+
+def take_off_reduction(engine: Any) -> None:
+    """Gradients stay whole in the parameters from now on: DeepSpeed neither reduces nor partitions them."""
+    optimizer = engine.optimizer
+    for hook in (*optimizer._grad_acc_hooks, *getattr(optimizer, "_leaf_module_hooks", ())):
+        hook.remove()
+
+
+def end_backward(engine: Any) -> None:
+    """After a backward pass that DeepSpeed does not know of: let go of what it gathered for it."""
+    if engine.zero_optimization_stage() == 3:
+        engine.optimizer.backward_epilogue()
+
+
+@torch.no_grad()
+def pad_partitions(engine: Any, multiple: int) -> list[torch.Tensor]:
+    """Move the flat partitions to memory whose length is a multiple of `multiple`, and make the torch optimizer update
+    that, padding included. Returns the padded vectors; what DeepSpeed holds are views of their beginnings."""
+    optimizer = engine.optimizer
+    sharded = engine.zero_optimization_stage() == 3
+    groups = optimizer.optimizer.param_groups
+    for group in groups:
+        group["params"] = []
+    padded = []
+    for i, flat in enumerate(flat_partitions(engine)):
+        count = flat.numel()
+        whole = torch.zeros(-(-count // multiple) * multiple, dtype=flat.dtype, device=flat.device)
+        whole[:count].copy_(flat)
+        flat.data = whole[:count]
+        if sharded:
+            optimizer._unflatten_partitioned_parameters(i)
+        groups[optimizer.sub_group_to_group_id[i] if sharded else i]["params"].append(whole)
+        padded.append(whole)
+    return padded
+
+
+def apply_gradients(engine: Any, partitions: list[torch.Tensor], gradients: list[torch.Tensor], lr: float) -> None:
+    """Let the torch optimizer update what `pad_partitions` gave, and everybody know (collective)."""
+    optimizer = engine.optimizer
+    if engine.zero_optimization_stage() == 3:
+        optimizer._partition_all_parameters()
+    for group in optimizer.optimizer.param_groups:
+        group["lr"] = lr
+    for partition, gradient in zip(partitions, gradients, strict=True):
+        partition.grad = gradient
+    optimizer.optimizer.step()
+    for partition in partitions:
+        partition.grad = None
+    publish_partitions(engine)
 
 
 @torch.no_grad()

@@ -45,6 +45,35 @@ class Block:
     nbytes: int
 
 
+def auth_mode() -> str:
+    """How this process shows itself to Ray: `token`, or "" where nobody asked for that."""
+    return os.environ.get("RAY_AUTH_MODE", "")
+
+
+def use_auth_mode(mode: str) -> None:
+    """Join clusters as `mode` says, unless the environment says something else.
+
+    From 2.60 on a cluster that `ray.init()` starts asks for Ray's token, and a process that joins it by its address
+    shows it only if RAY_AUTH_MODE=token was set before Ray was loaded; refreshing the settings makes up for that.
+    """
+    if not mode or "RAY_AUTH_MODE" in os.environ:
+        return
+    os.environ["RAY_AUTH_MODE"] = mode
+    from ray._raylet import Config  # type: ignore[attr-defined]
+
+    Config.initialize("")
+
+
+def quiet_driver() -> None:
+    """Keep what nodes report out of this process's stdout: that a worker died is told by the run itself, in its words.
+
+    Ray 2.60 prints that to stdout, in the middle of the display or of the JSON, whatever `log_to_driver` says.
+    """
+    from ray._private import worker
+
+    worker._worker_logs_enabled = False
+
+
 def yield_to_training() -> None:
     """Give way to the workers wherever they share a core with this process.
 
@@ -164,3 +193,15 @@ def _calm(context: Any) -> None:
     # Training may pause for as long as it takes the cluster to give workers; that is no hang of the data.
     context.execution_no_progress_timeout_s = -1
     context.issue_detectors_config.detectors = []
+
+
+def actor_id(handle: Any) -> str:
+    """The identity of an actor, in hex: the same after a restart, another for another actor of the same name."""
+    return handle._actor_id.hex()
+
+
+def draining_nodes() -> frozenset[str]:
+    """Ids (hex) of the nodes that were told to go: a spot notice, an idle node that the autoscaler takes back."""
+    from ray._private.state import state
+
+    return frozenset(state.get_draining_nodes())

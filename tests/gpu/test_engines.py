@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from shoal.job import Optimizer
+from shoal.tasks.base import Task
 from tests.support import engine_tasks as tasks
-from tests.support.engine_jobs import ENGINES, LOOSE, difference, make_job, state_of
+from tests.support.engine_jobs import ENGINES, LOOSE, difference, digest_of, make_job, state_of
 from tests.support.engine_runs import plain, train
 from tests.support.process_pool import ProcessPool
 
@@ -71,6 +72,23 @@ def test_state_moves_between_engines(pool: ProcessPool) -> None:
         outcomes = pool.run(train, make_job(task, engine), (10, 20), members=range(1), state=state)
         assert difference(outcomes[0].parameters, plain(make_job(task, engine), 20)[0]) < NEAR
         assert all(outcome.shard is not None for outcome in outcomes)
+
+
+@pytest.fixture(scope="module")
+def exact_pool() -> Iterator[ProcessPool]:
+    pool = ProcessPool(min(4, DEVICES), device_type="cuda", numerics="exact")
+    yield pool
+    pool.close()
+
+
+@pytest.mark.parametrize("task", [tasks.Demanding(), tasks.Language()])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_exact_numerics_are_one_value(exact_pool: ProcessPool, task: Task, precision: str) -> None:
+    digests = set()
+    for engine in ENGINES:
+        job = make_job(task, engine, options={"precision": precision}, numerics="exact")
+        digests |= {digest_of(state_of(exact_pool.run(train, job, (0, 5), members=range(size)))) for size in sizes}
+    assert len(digests) == 1
 
 
 @each_engine

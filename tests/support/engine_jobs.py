@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from shoal.job import Batch, Budget, Data, Engine, Job, Optimizer, Workers
+from shoal.state.digest import shards_digest
 from shoal.state.layout import Shard
 from shoal.tasks.base import Task
 from tests.support.engine_runs import TOTAL, Outcome
@@ -44,6 +45,14 @@ def difference(found: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -
     assert found.keys() == right.keys()
     pairs = [(found[n].double(), right[n].double()) for n in right]
     return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-12)) for a, b in pairs)
+
+
+def digest_of(shards: Sequence[Shard]) -> str:
+    """SHA-256 of a whole state that is held in parts."""
+    sizes: dict[str, int] = {}
+    for extent in (e for shard in shards for e in shard.extents):
+        sizes[extent.name] = max(sizes.get(extent.name, 0), extent.stop)
+    return shards_digest(shards, list(sizes.items()))
 
 
 def state_of(outcomes: Sequence[Outcome]) -> list[Shard]:

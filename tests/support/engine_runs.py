@@ -11,7 +11,7 @@ import torch
 
 from shoal.engines import make_engine
 from shoal.engines.factory import build_model
-from shoal.engines.micro_batches import plan
+from shoal.engines.micro_batches import even_bounds, plan
 from shoal.engines.protocol import Engine, ReadState
 from shoal.engines.randomness import seed_shard
 from shoal.job import Job
@@ -30,6 +30,8 @@ class Outcome:
     parameters: dict[str, torch.Tensor] = field(default_factory=dict)
     shard: Shard | None = None
     norms: list[float] = field(default_factory=list)
+    losses: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
+    """What the engine says of all virtual shards, step by step."""
     loss: float = 0.0
     """The share-weighted sum of this member's losses in the last step."""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -45,22 +47,24 @@ def train(
     *,
     state: Sequence[Shard] | None = None,
     merge: bool = True,
+    bounds: Sequence[int] | None = None,
 ) -> Outcome:
     """Steps (done, stop] of `job` in a view of `size`, by an engine that stays in the process from view to view."""
     engine: Engine = kept["engine"] if kept.get("job") == job else make_engine(job, _device(kept))
     kept["job"], kept["engine"] = job, engine
     if state is None:
         engine.reset()
-    engine.form(rank, size)
+    engine.form(rank, size, bounds)
     try:
         if state is not None:
             engine.write_state(reader(state), state[0].scalars, state[0].buffers)
         outcome = Outcome()
         for step in range(steps[0] + 1, steps[1] + 1):
-            outcome.loss = run_step(engine, job, rank, size, step, merge=merge)
+            outcome.loss = run_step(engine, job, rank, size, step, merge=merge, bounds=bounds)
             outcome.norms.append(
                 engine.update(learning_rate(job.optimizer.lr, job.schedule, step, TOTAL)),
             )
+            outcome.losses.append(engine.step_losses())
         outcome.shard = engine.read_state()
         outcome.metrics = engine.evaluate(rows(0, 32, device=engine.device))
         outcome.parameters = engine.full_parameters()
@@ -70,12 +74,20 @@ def train(
         engine.leave()
 
 
-def run_step(engine: Engine, job: Job, rank: int, size: int, step: int, *, merge: bool = True) -> float:
-    """The micro-batches of one step; returns this member's part of the loss."""
+def run_step(
+    engine: Engine,
+    job: Job,
+    rank: int,
+    size: int,
+    step: int,
+    *,
+    merge: bool = True,
+    bounds: Sequence[int] | None = None,
+) -> float:
+    """The micro-batches of one step; returns this member's part of the loss. `bounds`: see `plan`; default even."""
     batch = job.batch
     micro_batches = plan(
-        batch.virtual_shards,
-        size,
+        bounds or even_bounds(batch.virtual_shards, size),
         rank,
         merge=merge and bool(engine.merges_shards),
         shard_size=batch.shard_size,

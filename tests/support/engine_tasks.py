@@ -98,6 +98,72 @@ class Partial(Regression):
         return {"loss": self.loss(model, batch)}
 
 
+class _Demanding(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(FEATURES, width, bias=False)  # batch norm would take a bias away again
+        self.norm = nn.BatchNorm1d(width)
+        self.middle = nn.Linear(width, width)
+        self.frozen = nn.Linear(width, width)
+        self.frozen.requires_grad_(False)
+        self.idle = nn.Linear(width, 10)
+        self.sometimes = nn.Parameter(torch.full((width,), 0.1))
+        self.head = nn.Linear(width, 1)
+
+    def forward(self, x: Tensor, *, some: bool) -> Tensor:
+        h = functional.dropout(torch.tanh(self.norm(self.first(x))), 0.3, training=self.training)
+        h = functional.gelu(self.middle(h)) + torch.sin(self.frozen(h))
+        return self.head(h * self.sometimes if some else h)
+
+
+@dataclass(frozen=True)
+class Demanding(Regression):
+    """Everything at once: odd sizes, dropout, batch norm, parameters frozen, idle, and used by some samples only."""
+
+    per_sample = False
+    width: int = 181
+
+    def build(self) -> nn.Module:
+        return _Demanding(self.width)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return functional.mse_loss(model(batch["x"], some=bool(batch["x"][0, 0] > 0)), batch["y"])
+
+    def evaluate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": self.loss(model, batch)}
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int, *, silent: bool) -> None:
+        super().__init__()
+        self.silent = silent
+        self.first = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.second = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(self.first(x))
+        if self.silent:
+            self.relu(h)  # what it returns is not needed
+        else:
+            h = self.relu(h)
+        return x * torch.sigmoid(x) + self.second(h) + h
+
+
+@dataclass(frozen=True)
+class Convolving(Regression):
+    """Images, with a module that works in place and one that uses its input several times. `silent`: what the first
+    returns is ignored. (DeepSpeed's stage 3 does not see such a module in the backward pass.)"""
+
+    per_sample = False
+    silent: bool = False
+
+    def build(self) -> nn.Module:
+        blocks = [_Residual(7, silent=self.silent), _Residual(7, silent=self.silent)]
+        return nn.Sequential(nn.Unflatten(1, (3, 2, 2)), nn.Conv2d(3, 7, 1), *blocks, nn.Flatten(), nn.Linear(28, 1))
+
+
 class _Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -11,7 +11,8 @@ Entry = dict[str, Any]
 
 
 def start(time: float, run: str = "gpt-20261120-083112-a1b2") -> Entry:
-    return {"kind": "start", "time": time, "run": run, "job_digest": "5f2a91c07be3d4aa"}
+    whole = {"samples": 81920, "batch_size": 64, "total_steps": 400}
+    return {"kind": "start", "time": time, "run": run, "job_digest": "5f2a91c07be3d4aa", **whole}
 
 
 def view(time: float, number: int, size: int, first_step: int, reason: str) -> Entry:
@@ -26,9 +27,9 @@ def view(time: float, number: int, size: int, first_step: int, reason: str) -> E
     }
 
 
-def commit(step: int, time: float, *, workers: int = 2, total: int = 400, step_s: float = 0.2, seed: int = 0) -> Entry:
-    """A commit whose loss falls like that of a byte-level language model. The same for the same step and seed."""
-    noise = random.Random(seed * 1_000_003 + step)
+def commit(step: int, time: float, *, view: int = 1, workers: int = 2, total: int = 400, step_s: float = 0.2) -> Entry:
+    """A commit whose loss falls like that of a byte-level language model. The same for the same step."""
+    noise = random.Random(step)
     progress = step / total
     loss = 1.35 + 4.2 * math.exp(-step / (0.09 * total)) + 0.9 * math.exp(-step / (0.5 * total))
     lr = 1e-3 * min(1.0, progress / 0.05) * (0.55 + 0.45 * math.cos(math.pi * progress))
@@ -38,7 +39,7 @@ def commit(step: int, time: float, *, workers: int = 2, total: int = 400, step_s
         "kind": "commit",
         "time": round(time, 3),
         "step": step,
-        "view": 1,
+        "view": view,
         "samples": [(step - 1) * 64, step * 64],
         "epoch": step * 64 / 81920,
         "loss": loss * noise.uniform(0.965, 1.035),
@@ -66,32 +67,43 @@ def checkpoint(step: int, time: float) -> Entry:
     return {"kind": "checkpoint", "time": time, "step": step, "uri": uri, "bytes": 10_523_648, "seconds": 0.41}
 
 
+def change(time: float, view: int, what: str, members: list[str], step: int, workers: int, redone: int = 0) -> Entry:
+    detect = {"detect_s": 0.12} if what in ("loss", "hang") else {"detect_s": 0.0}
+    costs = {**detect, "regroup_s": 0.2, "state_s": 0.15, "resume_s": 0.09, "idle_s": 0.56, "steps_redone": redone}
+    who = {"view": view, "what": what, "members": members, "workers": workers, "step": step}
+    return {"kind": "change", "time": time, **who, **costs}
+
+
 def churning_run(began: float, total: int = 400) -> Iterator[Entry]:
     """A run whose workers come and go: 2, then 4, one lost (with a roll-back of three steps), then 4 and 3 again."""
-    now, number = began + 6.0, 1
-    plan = {
-        1: (2, "start"),
-        90: (4, "2 workers joined"),
-        260: (4, "1 worker joined"),
-        340: (3, "w2 announced its leave"),
+    now, number = began + 6.0, 0
+    plan: dict[int, tuple[int, str, str, list[str]]] = {
+        1: (2, "start", "", []),
+        90: (4, "2 workers joined", "join", ["w3", "w4"]),
+        260: (4, "1 worker joined", "join", ["w5"]),
+        340: (3, "w2 announced its leave", "leave", ["w2"]),
     }
     yield start(began)
     workers, step, lost = 2, 1, False
     while step <= total:
+        what, who, redone = "", [], 0
         if step in plan:
-            workers, reason = plan[step]
-            yield view(now, number, workers, step, reason)
             number += 1
+            workers, reason, what, who = plan[step]
+            yield view(now, number, workers, step, reason)
         if step == 180 and not lost:
-            lost, workers = True, 3
+            lost, workers, what, who, redone = True, 3, "loss", ["w4"], 3
+            number += 1
             why = "w4 was silent beyond its deadline of 30 s"
             yield {"kind": "loss", "time": now, "members": ["w4"], "cause": "node lost", "reason": why}
             yield {"kind": "resume", "time": now + 1.2, "from_step": 176, "checkpoint": None, "reason": "peers' copies"}
             yield view(now + 1.3, number, workers, 177, "w4 lost")
-            number, step, now = number + 1, 177, now + 1.5
+            step, now = 177, now + 1.5
         step_s = 0.08 + 0.5 / workers
         now += step_s
-        yield commit(step, now, workers=workers, total=total, step_s=step_s)
+        yield commit(step, now, view=number, workers=workers, total=total, step_s=step_s)
+        if what:
+            yield change(now, number, what, who, step, workers, redone)
         if step % 50 == 0 or step == total:
             yield evaluation(step, now, total)
             now += 0.8

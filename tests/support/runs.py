@@ -61,9 +61,11 @@ def digits(task: shoal.Task | None = None, **changes: Any) -> shoal.Job:
     return shoal.Job(**{**parts, **changes})
 
 
-def run(job: shoal.Job, runs: Path, *, interrupt_at: int | None = None, **options: Any) -> tuple[Outcome, Listener]:
+def run(
+    job: shoal.Job, runs: Path, *, interrupt_at: int | None = None, listener: Listener | None = None, **options: Any
+) -> tuple[Outcome, Listener]:
     """Run `job` with its folder under `runs`; press Ctrl-C after step `interrupt_at`."""
-    listener = Listener(interrupt_at=interrupt_at)
+    listener = listener or Listener(interrupt_at=interrupt_at)
     return run_job(job, options=RunOptions(runs_dir=runs, **options), display=listener), listener
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,35 +91,24 @@ def prepare(
 
 
 class _Shown:
-    """Progress on stderr: one line that is written over on a terminal, a line every few seconds elsewhere."""
+    """Progress of the preparation."""
 
     def __init__(self) -> None:
-        self._live = sys.stderr.isatty()
-        self._every_s = 0.1 if self._live else 5.0
-        self._said_at = time.monotonic() - (self._every_s if self._live else 0.0)
-        self._width = 0
+        from shoal.cli.progress import ProgressLine
+
+        self._line = ProgressLine()
 
     def __call__(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if now - self._said_at < self._every_s and progress.units < progress.total_units:
-            return
         from shoal.cli import text
 
-        self._said_at = now
         part = progress.bytes / progress.total_bytes if progress.total_bytes else 1.0
         bad = f", {progress.bad} bad rows" if progress.bad else ""
         line = f"{part:4.0%} of {text.size(progress.total_bytes)}, {text.amount(progress.samples)} blocks{bad}"
-        if self._live:
-            sys.stderr.write("\r" + line.ljust(self._width))
-            self._width = len(line)
-        else:
-            sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+        self._line.say(line, last=progress.units >= progress.total_units)
 
     def close(self) -> None:
         """Leave the line."""
-        if self._width:
-            sys.stderr.write("\n")
+        self._line.keep()
 
 
 def _summary(done: Prepared, output: Path) -> list[str]:

@@ -15,7 +15,7 @@ from shoal.coordinator.status import Outcome, RunStatus
 
 Clock = Callable[[], float]
 
-LOUD = ("loss", "warning", "stopping")
+LOUD = ("loss", "hang", "warning", "stopping")
 """Kinds of events that are shown even by --quiet."""
 
 
@@ -50,8 +50,10 @@ class PlainDisplay:
         if self._quiet or not self._due(status):
             return
         self._said, self._said_at = status, self._clock()
-        if status.step == 0 and status.loss is None:
-            self._write(f"{status.phase}{f': {status.message}' if status.message else ''}")
+        begun = status.step > 0 or status.loss is not None
+        if status.message or not begun:
+            waits = f": {status.message}" if status.message else ""
+            self._write(f"{status.phase}{waits}{f' · {text.steps(status)}' if begun else ''}")
             return
         eta = f" · {text.duration(status.eta_s)} left" if status.eta_s is not None and status.eta_s >= 1 else ""
         phase = "" if status.phase == "training" else f"{status.phase} · "

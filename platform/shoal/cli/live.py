@@ -18,6 +18,7 @@ from shoal.coordinator.status import Outcome, RunStatus
 
 COLOURS = {
     "loss": "red",
+    "hang": "red",
     "warning": "yellow",
     "stopping": "yellow",
     "evaluation": "green",

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import click
 
 from shoal import __version__
+from shoal.cli.control import attach, kill_worker, scale, status, stop
 from shoal.cli.data import data
 from shoal.cli.doctor import doctor
+from shoal.cli.proofs import audit, verify
 from shoal.cli.runs import runs
 from shoal.cli.training import resume, train
 from shoal.cli.ui import ui
@@ -26,12 +28,18 @@ def shoal() -> None:
     shoal train jobs/gpt.py                      train; progress here, record in runs/
     shoal train jobs/gpt.py --set workers.max=4 --set optimizer.lr=3e-4
     shoal runs                                   all runs
+    shoal status RUN                             its workers: where they run, what they do
+    shoal scale RUN 2:6                          more or fewer workers, while it runs
     shoal resume RUN                             go on from the last checkpoint
+    shoal audit RUN                              prove that every sample was used exactly once
     shoal ui                                     the record in a browser
     """
 
 
-for command in (train, resume, runs, data, ui, doctor):
+for command in (
+    *(train, resume, attach, status, scale, kill_worker, stop),
+    *(audit, verify, runs, data, ui, doctor),
+):
     shoal.add_command(command)
 
 

@@ -53,6 +53,21 @@ def display_options(command: Command) -> Command:
     )
 
 
+def detach_options(command: Command) -> Command:
+    """`--detach` and `--if-detached`."""
+    command = click.option(
+        "--if-detached",
+        type=click.Choice(["stop", "continue"]),
+        default="stop",
+        show_default=True,
+        help="What the run does when this command dies before it: stop a minute later with a checkpoint, or continue "
+        "(then: shoal attach RUN). Only on a cluster that outlives the command (--address).",
+    )(command)
+    return click.option(
+        "--detach", is_flag=True, help="Start the run, say its id, and return at once; it goes on by itself."
+    )(command)
+
+
 def where_options(command: Command) -> Command:
     """`--address` and `--tracking-uri`."""
     command = click.option(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -25,9 +24,6 @@ with contextlib.redirect_stdout(sys.stderr):
     device = get_accelerator().device_name()
 print(json.dumps({"device": device, "ops": ops}))
 """
-
-CONNECT_S = 3.0
-"""A head node that takes no connection for so long does not exist."""
 
 _RAY_CLUSTER = """
 import json, logging, sys
@@ -208,9 +204,11 @@ def ray_cluster(address: str | None) -> Iterator[Check]:
     if not wanted or wanted == "local":
         yield Check("cluster", "ok", "a local one is started for each run (--address auto joins a running one)")
         return
+    from shoal.launch.cluster import reach
+
     source = "--address" if address else "RAY_ADDRESS"
     try:
-        _reach(wanted)
+        reach(wanted)
         said = ask_child(_RAY_CLUSTER, wanted, timeout_s=60)
     except (RuntimeError, OSError) as error:
         yield Check(
@@ -233,10 +231,3 @@ def ray_cluster(address: str | None) -> Iterator[Check]:
         yield Check("cluster", "slow", found, "the default job wants 3 CPUs and would wait for them")
     else:
         yield Check("cluster", "ok", found)
-
-
-def _reach(address: str) -> None:
-    """Raise OSError if `host:port` takes no connection: Ray itself would try for a minute."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()

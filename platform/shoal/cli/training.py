@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from shoal.cli.options import display_options, runs_option, set_option, where_options
+from shoal.cli.options import detach_options, display_options, runs_option, set_option, where_options
 from shoal.errors import ConfigError, ShoalError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--resume", metavar="RUN", help="Go on from the last checkpoint of this run (its id or folder).")
 @click.option("--name", metavar="NAME", help="Name of the run's folder. Default: job, date, time, four letters.")
 @where_options
+@detach_options
 @runs_option
 @display_options
 @click.pass_context
@@ -36,6 +37,8 @@ def train(
     name: str | None,
     address: str | None,
     tracking_uri: str | None,
+    detach: bool,
+    if_detached: str,
     runs_dir: Path,
     as_json: bool,
     quiet: bool,
@@ -49,6 +52,7 @@ def train(
     shoal train jobs/gpt.py --set engine.name=zero --set engine.stage=3
     shoal train jobs/gpt.py --resume gpt-20261120-083112-a1b2 --set budget.steps=1000
     shoal train jobs/gpt.py --address auto --tracking-uri http://mlflow:5000
+    shoal train jobs/gpt.py --address auto --detach
     shoal train jobs/digits.py --json | jq .loss
     ray job submit --working-dir . -- shoal train jobs/gpt.py
 
@@ -65,11 +69,13 @@ def train(
             name=name,
             address=address,
             tracking_uri=tracking_uri,
+            if_detached="continue" if detach or if_detached == "continue" else "stop",
             resume=resume,
             recipe=loaded,
             overrides=overrides,
         )
-        ctx.exit(_run(apply(loaded.job, overrides), options, as_json=as_json, quiet=quiet))
+        run = _submit if detach else _run
+        ctx.exit(run(apply(loaded.job, overrides), options, as_json=as_json, quiet=quiet))
 
 
 @click.command(short_help="Go on with a run from its last checkpoint.")
@@ -77,6 +83,7 @@ def train(
 @set_option
 @click.option("--name", metavar="NAME", help="Name of the new run's folder, if --set makes it a new run.")
 @where_options
+@detach_options
 @runs_option
 @display_options
 @click.pass_context
@@ -88,6 +95,8 @@ def resume(
     name: str | None,
     address: str | None,
     tracking_uri: str | None,
+    detach: bool,
+    if_detached: str,
     runs_dir: Path,
     as_json: bool,
     quiet: bool,
@@ -113,21 +122,39 @@ def resume(
             name=name,
             address=address,
             tracking_uri=tracking_uri,
+            if_detached="continue" if detach or if_detached == "continue" else "stop",
             resume=run,
             overrides=overrides,
         )
         job = load_job(find_run(runs_dir.absolute(), run), overrides)
-        ctx.exit(_run(job, options, as_json=as_json, quiet=quiet))
+        ctx.exit((_submit if detach else _run)(job, options, as_json=as_json, quiet=quiet))
 
 
 def _run(job: Job, options: RunOptions, *, as_json: bool, quiet: bool) -> int:
-    from shoal.cli.display import make_display
     from shoal.launch.api import run_job
+
+    with _display(as_json=as_json, quiet=quiet) as display:
+        return run_job(job, options=options, display=display).exit_code
+
+
+def _submit(job: Job, options: RunOptions, *, as_json: bool, quiet: bool) -> int:
+    from shoal.launch.api import submit_job
+
+    with _display(as_json=as_json, quiet=quiet) as display:
+        run_id = submit_job(job, options=options, display=display)
+    if not as_json:
+        click.echo(
+            f"{run_id} goes on by itself; follow it with: shoal attach {run_id}, end it with: shoal stop {run_id}"
+        )
+    return 0
+
+
+def _display(*, as_json: bool, quiet: bool) -> Any:
+    from shoal.cli.display import make_display
 
     if as_json and quiet:
         raise ConfigError("--json and --quiet exclude each other: --json prints nothing but JSON anyway")
-    with make_display(as_json=as_json, quiet=quiet) as display:
-        return run_job(job, options=options, display=display).exit_code
+    return make_display(as_json=as_json, quiet=quiet)
 
 
 @contextmanager

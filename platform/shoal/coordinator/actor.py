@@ -1,63 +1,41 @@
 """The coordinator: the one actor that decides. It admits, leases steps, records commits, and never touches a tensor.
 
-It is an asynchronous Ray actor: every method runs on one event loop, so that no state needs a lock.
+It is an asynchronous Ray actor: every method runs on one event loop, so that no state needs a lock. What to do is
+decided by pure functions (`membership.decisions`); this file asks them and acts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
-from typing import Any, Literal
+import traceback
+from contextlib import suppress
+from typing import Literal
 
 import ray
 
-from shoal.coordinator.book import Book
-from shoal.coordinator.crew import Crew
-from shoal.coordinator.durable import Durable
+from shoal.coordinator import control
+from shoal.coordinator.concluding import Ended, conclude
+from shoal.coordinator.feeding import Feeding
 from shoal.coordinator.plan import RunPlan
-from shoal.coordinator.status import RunStatus
-from shoal.coordinator.watch import Pulse, cause_of, classify, outcome_of
-from shoal.data.feed import start_feed
+from shoal.coordinator.reviving import revive
+from shoal.coordinator.scene import Scene
+from shoal.coordinator.staging import Stage
+from shoal.coordinator.status import MemberStatus, RunStatus
+from shoal.coordinator.watch import cause_of
 from shoal.errors import ShoalError
-from shoal.job import by_value
-from shoal.membership.commits import Tally
-from shoal.membership.leasing import Leasing, horizon
-from shoal.membership.losses import Fail, Loss, after_loss
-from shoal.membership.messages import Grant, Reports, ViewOrder
-from shoal.membership.phases import Phase, move
-from shoal.membership.view import View
+from shoal.membership.decisions import Conclude, Form, Wait, next_view
+from shoal.membership.losses import Cause, Fail, Loss, after_loss
+from shoal.membership.messages import Grant, Reports
+from shoal.membership.phases import Phase
+from shoal.membership.view import MemberId
 from shoal.ray_compat import yield_to_training
-from shoal.tasks.base import Task
-from shoal.worker.actor import Outfit
 
-AHEAD_S = 1.0
-"""How far ahead steps are leased: the longest that a stop or a change of the view waits for its boundary."""
-RELEASE_EVERY_S = 1.0
-FEED_CLOSE_S = 10.0
-RECORD_DEADLINE_S = 60.0
-"""How long the end of a run waits for MLflow, if it was up before; on a busy machine making a new store takes long."""
-
-_SHOWN = {
-    Phase.STARTING: "starting",
-    Phase.FORMING: "forming",
-    Phase.RUNNING: "training",
-    Phase.ENDING: "finishing",
-    Phase.DONE: "finishing",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How the run ended."""
-
-    status: Literal["finished", "failed", "stopped"]
-    step: int
-    reason: str
-    checkpoint: str | None
-    metrics: dict[str, float]
-    unsent: int
-    """Ledger entries that MLflow could not be given."""
+WATCH_S = 0.25
+"""Between two looks at deadlines, newcomers, leavers and the submitter."""
+TIDY_S = 1.0
+WAITED_S = 3.0
+"""For how long the run has to wait for workers before it says so."""
 
 
 class Coordinator:
@@ -65,266 +43,194 @@ class Coordinator:
 
     def __init__(self, plan: RunPlan) -> None:
         self._plan = plan
-        self._phase = Phase.STARTING
-        self._book = Book(plan)
-        self._durable = Durable(plan)
-        self._crew = Crew(plan.job.workers, self._outfit(), self._book.say)
-        self._feed: Any = None
-        self._view_number = 0
-        self._leasing: Leasing | None = None
-        self._tally: Tally | None = None
-        self._model: dict[str, Any] = {}
-        self._pulse = Pulse(plan.job.workers.silence_s)
-        self._publishing: set[asyncio.Task[None]] = set()
-        self._failed_checkpoint: tuple[int, str] | None = None
-        self._task: Task = plan.job.task
-        self._stop: str | None = None
-        self._asked_at = self._released_at = time.monotonic()
+        self._event = asyncio.Event()
+        self._scene = Scene(plan, self._event.set, self._lost)
+        self._feeding = Feeding(plan, self._scene.book)
+        self._stage = Stage(self._scene, self._feeding)
+        self._incarnation = time.time_ns()
+        self._revived = ray.get_runtime_context().was_current_actor_reconstructed
+        self._ready = False
+        self._life: asyncio.Task[Ended] | None = None
+        self._asked_at = self._tidied_at = time.monotonic()
         yield_to_training()
 
-    # What the driver calls -------------------------------------------------------------------------------------
+    # What the launcher and people call -----------------------------------------------------------------------------
 
-    async def run(self) -> Ended:
-        """The whole run: views one after another until the budget is used, a stop, or a loss that ends it."""
-        self._book.open()
-        loading = asyncio.ensure_future(asyncio.to_thread(self._load_task))
-        self._watching = asyncio.ensure_future(self._watch())
-        self._watching.add_done_callback(self._watch_ended)
-        used, decision = 0, None
-        try:
-            while decision is None:
-                broken = await self._one_view()
-                if broken is None:
-                    break
-                verdict = after_loss(broken, used=used, max_failures=self._plan.job.failures.max_failures)
-                self._book.write("loss", members=list(broken.members), cause=broken.cause.value, reason=verdict.reason)
-                if isinstance(verdict, Fail):
-                    decision = verdict
-                else:
-                    used += 1
-                    self._book.say("loss", f"{verdict.reason}; going on from step {self._done()}")
-        finally:
-            loading.cancel()
-            await self._end_feed()
-        return await self._conclude(decision)
+    async def run(self) -> None:
+        """Begin. Does nothing if the run has begun."""
+        if self._life is None:
+            self._life = asyncio.ensure_future(self._live())
+
+    async def outcome(self) -> Ended:
+        """Wait for the end of the run. Raises ShoalError for what is wrong before it began."""
+        await self.run()
+        assert self._life is not None
+        return await asyncio.shield(self._life)
 
     async def stop(self, reason: str) -> None:
         """End cleanly at the next boundary: checkpoint, true status."""
-        self._stop = self._stop or reason
-        if self._leasing is not None:
-            self._leasing.stop(reason)
+        self._scene.stop = self._scene.stop or reason
+        if self._scene.running is not None:
+            self._scene.running.leasing.stop(self._scene.stop)
+        self._event.set()
 
-    async def status(self, after: int) -> tuple[RunStatus, list[tuple[str, str]]]:
-        """Where the run stands, and the news from number `after` on."""
-        self._asked_at = time.monotonic()
-        book, plan = self._book, self._plan
-        last, step_s, tokens = book.last, book.step_s, plan.job.task.tokens_per_sample
-        speed = plan.job.batch.size / step_s if step_s else None
-        done = last.step if last else 0
-        return RunStatus(
-            phase="stopping" if self._stop else _SHOWN[self._phase],
-            step=done,
-            total_steps=plan.total_steps,
-            loss=last.loss if last else None,
-            samples_per_s=speed,
-            tokens_per_s=speed * tokens if speed and tokens else None,
-            workers=self._leasing.view.size if self._leasing else 0,
-            wanted=plan.job.workers.max,
-            eta_s=(plan.total_steps - done) * step_s if step_s else None,
-            evaluation=book.evaluation,
-        ), book.news(after)
+    async def status(self, after: int | None) -> tuple[RunStatus, list[tuple[str, str]]]:
+        """Where the run stands, and the news from number `after` on (None: an onlooker, who wants none)."""
+        if after is not None:
+            self._asked_at = time.monotonic()
+        return control.status(self._scene), [] if after is None else self._scene.book.news(after)
 
-    # What the members call -------------------------------------------------------------------------------------
+    async def members(self) -> tuple[MemberStatus, ...]:
+        """All workers: members in rank order, then the others."""
+        return control.members(self._scene)
+
+    async def scale(self, low: int, high: int) -> str:
+        """Have between `low` and `high` workers from now on; says what will happen. Raises ConfigError."""
+        said = control.scale(self._scene, low, high)
+        self._event.set()
+        return said
+
+    async def end_worker(self, member: str, how: Literal["kill", "leave"]) -> str:
+        """End one worker, at once or at the next boundary; says what will happen. Raises ConfigError."""
+        said = control.end_worker(self._scene, member, how)
+        self._event.set()
+        return said
+
+    # What the members call -----------------------------------------------------------------------------------------
 
     async def sync(self, reports: Reports) -> Grant:
         """Hear a member's reports, answer with its further leases."""
-        leasing, tally = self._leasing, self._tally
-        if leasing is None or tally is None or reports.view != leasing.view.number:
-            return Grant()  # a late word from a view that is gone
-        self._pulse.beat(reports.member, progressed=bool(reports.steps), now=time.monotonic())
-        commits = [c for r in reports.steps for c in tally.step(reports.member, r)]
-        self._book.commits(commits)
-        for evaluation in reports.evaluations:
-            for step, means, seconds in tally.evaluation(reports.member, evaluation):
-                self._book.evaluated(step, self._summarize(means), seconds)
-        for part in reports.written:
-            for step, parts in tally.written(reports.member, part):
-                self._publish(step, parts)
-        leasing.extend(horizon(tally.reported, self._book.fastest_step_s, ahead_s=AHEAD_S))
-        self._release(tally.committed)
-        if leasing.end is not None and self._phase is Phase.RUNNING:
-            self._phase = move(self._phase, Phase.ENDING)
-        return Grant(leasing.take(reports.member), leasing.end)
+        if not self._ready:
+            # A restarted coordinator has to look around first; the member keeps its reports and tries again.
+            await self.run()
+            raise ShoalError("the coordinator is being restored")
+        grant = self._stage.hear(reports, self._incarnation)
+        self._feeding.release(self._scene.book.committed)
+        return grant
 
-    def _release(self, committed: int) -> None:
-        """Let the feed drop what is committed. Blocks hold many steps: once a second is often enough."""
-        now = time.monotonic()
-        if now - self._released_at >= RELEASE_EVERY_S:
-            self._released_at = now
-            self._feed.release.remote("train", committed * self._plan.job.batch.size)
+    # The run -------------------------------------------------------------------------------------------------------
 
-    # One view --------------------------------------------------------------------------------------------------
-
-    async def _one_view(self) -> Loss | None:
-        """Start workers, form a view, train until it ends (None) or breaks (why)."""
-        self._phase = move(self._phase, Phase.STARTING)
-        latest = self._durable.latest
-        done, checkpoint = (latest.step, latest.uri) if latest else (0, None)
+    async def _live(self) -> Ended:
+        """Views, one after another, until there is a conclusion."""
+        scene, crew = self._scene, self._scene.crew
+        scene.book.open(revived=self._revived)
+        background = [asyncio.ensure_future(c) for c in (crew.look_for_places(), self._watch())]
+        for task in background:
+            task.add_done_callback(self._background_ended)
         try:
-            await self._start_feed(done)
-            facts = await self._crew.start()
-            if self._stop:
-                return None
-            self._phase = move(self._phase, Phase.FORMING)
-            refs = await self._form(View(self._view_number + 1, tuple(facts)), checkpoint, done)
-            self._phase = move(self._phase, Phase.RUNNING)
-            broken = await self._members_return(refs)
-            await asyncio.gather(*self._publishing)
-        except (ShoalError, ray.exceptions.RayError) as error:
-            # Whatever fails while workers start or form is judged like a loss in the middle of training.
+            if self._revived:
+                await revive(scene, self._feeding, self._stage)
+            else:
+                await self._feeding.start(scene.durable.latest.step if scene.durable.latest else 0)
+            crew.want(scene.high)
+            self._ready = True
+            decision = await self._views()
+        except ShoalError as error:
             cause, text = cause_of(error)
-            broken = Loss(cause, ("a worker that was starting",), text)
+            decision = Conclude("failed", f"{cause.value}: {text}")
         finally:
-            self._leasing = self._tally = None
-            self._crew.end()
-        return broken
+            for task in background:
+                task.cancel()
+            crew.end_all()
+            await self._feeding.end()
+        scene.move(Phase.DONE)
+        ended = await conclude(scene, decision)
+        self._fading = asyncio.ensure_future(self._fade())
+        return ended
 
-    async def _form(self, view: View, checkpoint: str | None, done: int) -> dict[str, Any]:
-        self._view_number = view.number
-        hands = [self._crew.hands[m] for m in view.members]
-        address = await hands[0].actor.open_store.remote(view.size)
-        self._model = hands[0].facts.model if hands[0].facts else {}
-        reason = f"resumed after step {done}" if done else "start"
-        self._book.write(
-            "view",
-            number=view.number,
-            members=[{"id": h.member, "node": h.facts.node, "device": h.facts.device} for h in hands if h.facts],
-            first_step=done + 1,
-            reason=reason,
-        )
-        if view.number > 1 or self._plan.continues or done:
-            self._book.write("resume", from_step=done, checkpoint=checkpoint, reason=reason)
-        self._book.say("view", f"view {view.number}: {view.size} workers, {reason}")
-        self._leasing = Leasing(view, self._plan.leasing(), done + 1)
-        self._tally = Tally(view, first_step=done + 1, batch_size=self._plan.job.batch.size)
-        self._pulse.begin(view.members, time.monotonic())
-        if self._stop:
-            self._leasing.stop(self._stop)
-        me = ray.get_runtime_context().current_actor
-        return {
-            h.member: h.actor.run_view.remote(ViewOrder(view, h.member, address, done + 1, checkpoint), me, self._feed)
-            for h in hands
-        }
+    async def _fade(self) -> None:
+        """After the end: if nobody is left who would fetch the outcome and end this actor, end it."""
+        while time.monotonic() - self._asked_at <= self._plan.driver_silence_s:
+            await asyncio.sleep(1.0)
+        ray.kill(ray.get_runtime_context().current_actor)
 
-    async def _members_return(self, refs: dict[str, Any]) -> Loss | None:
-        """Wait until all members are back, or one has failed."""
-        errors = await outcome_of(refs)
-        if not errors:
-            return None
-        return classify(errors, silent=self._pulse.killed)
+    async def _views(self) -> Conclude:
+        scene = self._scene
+        if scene.running is not None:
+            await self._stage.finish()  # a view that was under way when this coordinator was restarted
+        while True:
+            if not scene.finished:
+                self._judge_starts()
+                scene.crew.want(scene.high)
+            decision = next_view(scene.situation())
+            if isinstance(decision, Conclude):
+                return decision
+            if isinstance(decision, Form):
+                scene.waiting = ""
+                await self._stage.play(decision)
+            else:
+                await self._wait(decision)
 
-    def _publish(self, step: int, parts: list[Any]) -> None:
-        async def publish() -> None:
-            entry = await self._durable.publish(step, parts, self._model, self._book.metrics(step))
-            self._failed_checkpoint = (step, entry["error"]) if "error" in entry else None
-            self._book.checkpoint(entry)
-
-        task = asyncio.ensure_future(publish())
-        self._publishing.add(task)
-        task.add_done_callback(self._publishing.discard)
-
-    # The rest --------------------------------------------------------------------------------------------------
-
-    def _load_task(self) -> None:
-        """Unpickle the task, for its `summarize`; in a thread, because that runs the recipe's imports."""
-        try:
-            self._task = by_value.loads(self._plan.job_blob).task
-        except Exception as error:  # noqa: BLE001 - the user's imports; the workers run them too and will say so
-            self._book.say("warning", f"the task cannot be loaded beside the coordinator, metrics stay plain: {error}")
-
-    def _summarize(self, means: dict[str, float]) -> dict[str, float]:
-        try:
-            return dict(self._task.summarize(means))
-        except Exception as error:  # noqa: BLE001 - the user's code; the plain means are worth more than a failed run
-            self._book.say(
-                "warning", f"{type(self._task).__name__}.summarize failed ({error}); the means are kept plain"
+    async def _wait(self, decision: Wait) -> None:
+        """Until something has changed. Before the first view, not for ever: a cluster may be too small."""
+        scene = self._scene
+        if scene.phase is not Phase.STARTING:
+            scene.move(Phase.WAITING)
+            scene.waiting = decision.reason
+        elif scene.crew.overdue():
+            scene.verdict = Fail(scene.crew.shortage())
+            return
+        elif scene.crew.waited() > WAITED_S and scene.crew.lacks_places and not scene.waiting:
+            scene.waiting = (
+                f"waiting up to {self._plan.job.workers.start_s:g}s for the cluster: {scene.crew.shortage()}"
             )
-            return means
+            scene.book.say("warning", scene.waiting)
+        self._event.clear()
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._event.wait(), WATCH_S)
+
+    def _judge_starts(self) -> None:
+        """Workers that failed to start are losses like others."""
+        scene, crew = self._scene, self._scene.crew
+        while crew.failures:
+            member, error = crew.failures.pop(0)
+            cause, text = cause_of(error)
+            if cause is Cause.DATA and scene.formed:
+                cause = Cause.LOST  # the members read the same data: if it cannot be read they will say so
+            verdict = after_loss(
+                Loss(cause, (member,), text), charged=scene.charged, max_failures=self._plan.job.failures.max_failures
+            )
+            scene.book.write("loss", members=[member], cause=cause.value, reason=verdict.reason)
+            if isinstance(verdict, Fail):
+                scene.verdict = verdict
+            else:
+                scene.charged = verdict.charged
+                scene.book.say("loss", f"{verdict.reason}; another one is asked for")
+            crew.want(scene.high)
+
+    def _lost(self, member: MemberId, error: BaseException) -> None:
+        """A worker that was ready has died."""
+        self._stage.lost(member, error)
+        self._event.set()
 
     async def _watch(self) -> None:
-        """Once a second: members that fall silent, a submitter that is gone, a record that cannot be kept."""
+        """Deadlines, newcomers and leavers, a submitter that is gone, a record that cannot be kept."""
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(WATCH_S)
             now = time.monotonic()
-            self._book.look_after()
-            for member in self._pulse.silent(now) if self._leasing else ():
-                hand = self._crew.hands.get(member)
-                if hand is not None:
-                    self._book.say("loss", f"worker {member} made no progress for {self._pulse.limit_s:g}s: killed")
-                    self._pulse.killed.add(member)
-                    ray.kill(hand.actor, no_restart=True)
-            if now - self._asked_at > self._plan.driver_silence_s:
-                await self.stop("the submitting process is gone")
-                if self._phase is Phase.DONE:
-                    # Nobody is left who would fetch the outcome and end this actor.
-                    ray.kill(ray.get_runtime_context().current_actor)
+            if not self._ready:
+                continue
+            if self._scene.running is not None:
+                self._judge_starts()
+                self._stage.steer(now)
+            if now - self._tidied_at >= TIDY_S:
+                self._tidied_at = now
+                self._scene.book.look_after()
+                self._stage.look_for_notices()
+                await self._mind_submitter(now)
 
-    def _watch_ended(self, watch: asyncio.Future[None]) -> None:
-        if not watch.cancelled():
-            self._book.say("warning", f"deadlines are no longer watched, please report this: {watch.exception()!r}")
-
-    async def _start_feed(self, done: int) -> None:
-        """A new feed from the position after step `done`; blocks that were released are read again."""
-        await self._end_feed()
-        plan, batch = self._plan, self._plan.job.batch.size
-        self._feed = await asyncio.to_thread(
-            start_feed,
-            plan.train,
-            plan.validation,
-            plan.job.data,
-            seed=plan.job.seed,
-            start=done * batch,
-            stop=plan.total_steps * batch,
-            validation_samples=plan.validation_samples,
-            node_id=plan.node_id,
-        )
-
-    async def _end_feed(self) -> None:
-        if self._feed is None:
+    async def _mind_submitter(self, now: float) -> None:
+        if now - self._asked_at <= self._plan.driver_silence_s:
             return
-        feed, self._feed = self._feed, None
-        try:
-            await asyncio.wait_for(feed.close.remote(), FEED_CLOSE_S)
-        except (ray.exceptions.RayError, asyncio.TimeoutError):
-            self._book.say("warning", "the feed did not close in time and was killed")
-        ray.kill(feed, no_restart=True)
+        if self._plan.if_detached == "stop":
+            await self.stop("the submitting process is gone")
 
-    def _done(self) -> int:
-        return self._durable.latest.step if self._durable.latest else 0
-
-    async def _conclude(self, decision: Fail | None) -> Ended:
-        self._phase = move(self._phase, Phase.DONE)
-        step = self._book.last.step if self._book.last else 0
-        failed = self._failed_checkpoint
-        if decision is not None:
-            status, reason = "failed", decision.reason
-        elif failed is not None:
-            status, reason = "failed", f"the checkpoint of the last step {failed[0]} could not be written: {failed[1]}"
-        elif self._stop and step < self._plan.total_steps:
-            status, reason = "stopped", self._stop
-        else:
-            status, reason = "finished", "the budget is used up"
-        unsent = await asyncio.to_thread(self._book.close, status, reason, RECORD_DEADLINE_S)
-        latest = self._durable.latest
-        return Ended(status, step, reason, latest.uri if latest else None, self._book.metrics(step), unsent)  # type: ignore[arg-type]
-
-    def _outfit(self) -> Outfit:
-        plan = self._plan
-        return Outfit(
-            member="",
-            job=plan.job_blob,
-            total_steps=plan.total_steps,
-            checkpoint_uri=plan.checkpoint_uri,
-            export_uri=plan.export_uri,
-            validation_samples=plan.validation_samples,
-        )
+    def _background_ended(self, task: asyncio.Future[None]) -> None:
+        """A run without its watch could hang, and would not know it: end it while that is still possible."""
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        text = "".join(traceback.format_exception(error))
+        self._scene.verdict = Fail(f"{Cause.INTERNAL.value} in the coordinator, please report this:\n{text}")
+        if self._scene.running is not None:
+            self._scene.running.leasing.stop("the coordinator failed")
+        self._event.set()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -25,26 +27,68 @@ class Book:
     def __init__(self, plan: RunPlan) -> None:
         self._plan = plan
         self._folder = RunFolder(plan.folder)
-        self._recorder = Recorder(self._folder, plan.record)
+        self._recorder = Recorder(self._folder, plan.record) if plan.record is not None else None
         self._news: list[tuple[str, str]] = []
         self._warned_ledger = self._warned_record = False
         self._recent: deque[float] = deque(maxlen=RECENT)
         self.last: Commit | None = None
+        self.committed = plan.start_from.step if plan.start_from else 0
+        """The last step that is part of the run for good."""
         self.evaluation: dict[str, float] = {}
         self.evaluated_at = 0
+        self.evaluated_steps: set[int] = set()
+        self.saved_steps: set[int] = set()
 
-    def open(self) -> None:
-        """Begin the record. Raises ConfigError if the ledger cannot be written, or another process holds it."""
+    def open(self, *, revived: bool) -> None:
+        """Begin the record, or go on with it after a restart of the coordinator.
+
+        Raises ConfigError if the ledger cannot be written, or another process holds it.
+        """
         self._ledger = Ledger(self._folder.ledger)
-        self._folder.update(status="running", owner=owner(), started=time.time())
-        if not self._plan.continues:
-            self.write("start", run=self._plan.run_id, job_digest=self._plan.job_digest)
-        self._recorder.start()
+        if revived:
+            self.say("warning", "the coordinator was restarted; it asks the workers where they stand")
+        else:
+            self._folder.update(status="running", owner=owner(), started=time.time())
+            self._begin()
+        if self._recorder is not None:
+            self._recorder.start()
+
+    def _begin(self) -> None:
+        plan = self._plan
+        self.write(
+            "start",
+            run=plan.run_id,
+            job_digest=plan.job_digest,
+            samples=plan.train.samples,
+            data_digest=plan.train.digest,
+            batch_size=plan.job.batch.size,
+            total_steps=plan.total_steps,
+        )
+
+    @property
+    def path(self) -> Path:
+        """The ledger's file."""
+        return self._folder.ledger
+
+    def remember(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        """Take over from an earlier life of the coordinator what its ledger says."""
+        for entry in entries:
+            if entry["kind"] == "commit":
+                self.committed = entry["step"]
+                self.last = _commit_of(entry, self._plan.job.batch.virtual_shards)
+                self._recent.append(entry["step_s"])
+            elif entry["kind"] == "resume":
+                self.committed = entry["from_step"]
+            elif entry["kind"] == "evaluation":
+                self.evaluation, self.evaluated_at = dict(entry["metrics"]), entry["step"]
+                self.evaluated_steps.add(entry["step"])
+            elif entry["kind"] == "checkpoint":
+                self.saved_steps.add(entry["step"])
 
     def close(self, status: str, reason: str, deadline_s: float) -> int:
         """The last entry; returns how many entries could not be sent to MLflow by the deadline."""
         self.write("end", status=status, reason=reason)
-        unsent = self._recorder.close(deadline_s)
+        unsent = self._recorder.close(deadline_s) if self._recorder is not None else 0
         self._ledger.close()
         self._folder.update(status=status, reason=reason)
         return unsent
@@ -60,6 +104,11 @@ class Book:
         self._append([self._entry(c) for c in commits])
         self._recent.extend(c.step_s for c in commits)
         self.last = commits[-1]
+        self.committed = self.last.step
+
+    def roll_back(self, step: int) -> None:
+        """Steps beyond `step` are run again, although they were committed: only a durable checkpoint was left."""
+        self.committed = step
 
     @property
     def step_s(self) -> float | None:
@@ -72,7 +121,9 @@ class Book:
         return min(self._recent, default=None)
 
     def evaluated(self, step: int, means: Mapping[str, float], seconds: float) -> None:
-        """Append the result of an evaluation; names get the prefix `val/`."""
+        """Append the result of an evaluation; names get the prefix `val/`. Each step's counts once."""
+        if step == self.evaluated_at:
+            return
         self.evaluation = {f"val/{name}": value for name, value in means.items()}
         self.evaluated_at = step
         self.write("evaluation", step=step, metrics=self.evaluation, seconds=seconds)
@@ -93,7 +144,7 @@ class Book:
         """Once a second: write again what the disk refused, and tell when MLflow falls silent or comes back."""
         if self._warned_ledger:
             self._append([])
-        problem = self._recorder.problem
+        problem = self._recorder.problem if self._recorder is not None else None
         if problem and not self._warned_record:
             first = problem.splitlines()[0][:200]
             self.say("warning", f"MLflow does not take the record ({first}); training goes on, the points are kept")
@@ -105,9 +156,14 @@ class Book:
         """News for the display."""
         self._news.append((kind, text))
 
+    @property
+    def news_count(self) -> int:
+        """How many news there are so far."""
+        return len(self._news)
+
     def news(self, after: int) -> list[tuple[str, str]]:
-        """News from number `after` on."""
-        return self._news[after:]
+        """News from number `after` on; negative: the last ones; beyond the end, because of a restart: all."""
+        return self._news[after:] if after <= len(self._news) else list(self._news)
 
     def metrics(self, step: int) -> dict[str, float]:
         """What is known of the state after `step`: for the checkpoint's manifest."""
@@ -142,4 +198,15 @@ class Book:
             "update_s": commit.update_s,
             "samples_per_s": speed,
         }
+        if commit.samples_digest:
+            entry["samples_digest"] = commit.samples_digest
+        if commit.covered < self._plan.job.batch.virtual_shards:
+            entry["covered"] = commit.covered
         return {**entry, "tokens_per_s": speed * tokens} if tokens else entry
+
+
+def _commit_of(entry: Mapping[str, Any], virtual_shards: int) -> Commit:
+    """A commit as its ledger entry has it."""
+    known = {f.name for f in fields(Commit)}
+    said = {"covered": virtual_shards, "samples_digest": "", **entry, "samples": tuple(entry["samples"])}
+    return Commit(**{name: value for name, value in said.items() if name in known})

@@ -1,30 +1,38 @@
-"""Workers as Ray actors: asked for one placement group each, started side by side, ended together.
+"""Workers as Ray actors: asked for one placement group each, started and warmed up side by side, ended one by one.
 
 Placement groups cannot be resized, so each worker has its own. Asking for groups, not for bare actors, is what Ray's
-autoscaler understands.
+autoscaler understands. Actors and groups are detached: they outlive a coordinator that is being restarted.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.placement_group import (
+    PlacementGroup,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from shoal.errors import CapacityError, TaskError, WorkerLost
+from shoal.errors import ShoalError, WorkerLost
 from shoal.job import Workers
 from shoal.membership.view import MemberId
-from shoal.worker.actor import Outfit, Worker, WorkerFacts
+from shoal.worker.actor import LINE, LINE_THREADS, Outfit, Standing, Worker, WorkerFacts
 
 SETTLE_S = 3.0
 """Once `min` workers have their place, how long to wait for the rest of `max` before starting without them."""
+LOOK_S = (0.05, 1.0)
+"""Between two looks for places that were granted: at first, and at most."""
 
 
 @dataclass(slots=True)
@@ -33,96 +41,237 @@ class Hand:
 
     member: MemberId
     actor: Any
-    place: PlacementGroup
+    place: PlacementGroup | None
     facts: WorkerFacts | None = None
+    """None until it is ready."""
+    readiness: int = 0
+    """How many were ready before it."""
+    leaving: str | None = None
+    """Why it is to leave at the next boundary."""
+    since: float = field(default_factory=time.time)
+    """Unix seconds: when it was started, or became ready."""
+    stays: asyncio.Task[None] | None = None
 
 
 class Crew:
     """All workers of a run."""
 
-    def __init__(self, wanted: Workers, outfit: Outfit, say: Callable[[str, str], None]) -> None:
-        self._wanted, self._outfit, self._say = wanted, outfit, say
-        self._names = (f"w{i}" for i in itertools.count())
+    def __init__(
+        self,
+        prefix: str,
+        wanted: Workers,
+        outfit: Outfit,
+        changed: Callable[[], None],
+        gone: Callable[[MemberId, BaseException], None],
+    ) -> None:
+        """`prefix` of the actors' names; `changed` is called when a worker became ready or failed to start, `gone` when
+        one that was ready has died."""
+        self._prefix, self._wanted, self._outfit, self._changed, self._gone = prefix, wanted, outfit, changed, gone
+        self._next = 0
+        self._target = self._places = 0
+        self._asked: list[PlacementGroup] = []
+        self._starting: dict[MemberId, asyncio.Task[None]] = {}
+        self._begun = time.monotonic()
+        self._enough_at: float | None = None
+        self._ready = 0
         self.hands: dict[MemberId, Hand] = {}
+        self.warm: Callable[[Any], Awaitable[None]] | None = None
+        """Given an actor: its dry step; None: nobody would wait for the newcomer's first step anyway."""
+        self.failures: list[tuple[MemberId, BaseException]] = []
+        """Workers that failed to start and were not judged yet."""
 
-    async def start(self) -> Mapping[MemberId, WorkerFacts]:
-        """Start between `min` and `max` workers and wait until each has built its model.
+    # How many ----------------------------------------------------------------------------------------------------
 
-        Raises CapacityError if fewer than `min` find a place in time, TaskError if the user's code fails, WorkerLost
-        if a worker dies while it starts.
-        """
-        places = await self._places()
-        for place in places:
-            member = next(self._names)
-            actor = (
-                ray.remote(Worker)
-                .options(
-                    **_resources(self._wanted),
-                    max_restarts=0,
-                    scheduling_strategy=PlacementGroupSchedulingStrategy(
-                        place, placement_group_capture_child_tasks=False
-                    ),
-                )
-                .remote(replace(self._outfit, member=member))
-            )
-            self.hands[member] = Hand(member, actor, place)
-        await asyncio.gather(*(self._prepare(h) for h in self.hands.values()))
-        return {h.member: h.facts for h in self.hands.values() if h.facts is not None}
+    def want(self, count: int) -> None:
+        """Have `count` workers, those that start included; asks for more, or takes requests back."""
+        self._target = count
+        staying = sum(h.leaving is None for h in self.hands.values())
+        for _ in range(count - staying - len(self._asked)):
+            self._places += 1
+            name = f"{self._prefix}place{self._places}"
+            bundle = _bundle(self._wanted)
+            self._asked.append(placement_group([bundle], strategy="PACK", name=name, lifetime="detached"))
+        while self._asked and staying + len(self._asked) > count:
+            remove_placement_group(self._asked.pop())
 
-    def end(self) -> None:
-        """End every worker at once and give its place back."""
-        for hand in self.hands.values():
+    @property
+    def ready(self) -> list[Hand]:
+        """Workers that can take part in a view, in the order in which they became ready."""
+        return sorted((h for h in self.hands.values() if h.facts is not None), key=lambda h: h.readiness)
+
+    @property
+    def starting(self) -> int:
+        """Workers that have their place and will be ready soon."""
+        return len(self._starting)
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is of no use to wait for more workers before the first view."""
+        if self._starting:
+            return False
+        placed = len(self.hands)
+        return placed >= self._target or (
+            self._enough_at is not None and time.monotonic() - self._enough_at >= SETTLE_S
+        )
+
+    @property
+    def lacks_places(self) -> bool:
+        """Whether the cluster has not yet given enough places for the smallest view."""
+        return len(self.hands) < self._wanted.min
+
+    def waited(self) -> float:
+        """Seconds since the first request."""
+        return time.monotonic() - self._begun
+
+    def overdue(self) -> bool:
+        """Whether the cluster has had `start_s` to give places and has not given enough for the smallest view."""
+        return self.lacks_places and self.waited() > self._wanted.start_s
+
+    def shortage(self) -> str:
+        """What is missing, for people."""
+        return too_few(len(self.hands), self._wanted)
+
+    # One worker --------------------------------------------------------------------------------------------------
+
+    def end(self, member: MemberId) -> None:
+        """End a worker at once and give its place back."""
+        hand = self.hands.pop(member, None)
+        starting = self._starting.pop(member, None)
+        if starting is not None:
+            starting.cancel()
+        if hand is not None:
+            if hand.stays is not None:
+                hand.stays.cancel()
             ray.kill(hand.actor, no_restart=True)
-            remove_placement_group(hand.place)
-        self.hands.clear()
+            if hand.place is not None:
+                remove_placement_group(hand.place)
 
-    async def _places(self) -> list[PlacementGroup]:
-        want = self._wanted
-        bundle = _bundle(want)
-        asked = [placement_group([bundle], strategy="PACK") for _ in range(want.max)]
-        deadline = time.monotonic() + want.start_s
-        settled: float | None = None
-        told = False
+    def end_all(self) -> None:
+        """End every worker and take every request back."""
+        for member in list(self.hands):
+            self.end(member)
+        while self._asked:
+            remove_placement_group(self._asked.pop())
+
+    async def look_for_places(self) -> None:
+        """For ever: start a worker on every place that the cluster grants."""
+        pause = LOOK_S[0]
         while True:
-            ready = [p for p in asked if p.wait(0)]
-            now = time.monotonic()
-            if len(ready) == want.max or (settled is not None and now >= settled):
-                break
-            if len(ready) >= want.min and settled is None:
-                settled = now + SETTLE_S
-            if now >= deadline:
-                break
-            if not told and settled is None and now > deadline - want.start_s + SETTLE_S:
-                self._say(
-                    "warning", f"waiting up to {want.start_s:g}s for the cluster: {_too_few(len(ready), want, bundle)}"
-                )
-                told = True
-            await asyncio.sleep(0.05)
-        for place in asked:
-            if place not in ready:
-                remove_placement_group(place)
-        if len(ready) < want.min:
-            for place in ready:
-                remove_placement_group(place)
-            raise CapacityError(_too_few(len(ready), want, bundle))
-        if len(ready) < want.max:
-            self._say("info", f"{len(ready)} workers found a place; up to {want.max} were asked for")
-        return ready
+            granted = [p for p in self._asked if p.wait(0)] if self._asked else []
+            for place in granted:
+                self._asked.remove(place)
+                self._start(place)
+            if self._enough_at is None and len(self.hands) >= self._wanted.min:
+                self._enough_at = time.monotonic()
+            pause = LOOK_S[0] if granted or not self._ready else min(2 * pause, LOOK_S[1])
+            await asyncio.sleep(pause)
 
-    async def _prepare(self, hand: Hand) -> None:
+    def _start(self, place: PlacementGroup) -> None:
+        member, self._next = f"w{self._next}", self._next + 1
+        actor = (
+            ray.remote(concurrency_groups={LINE: LINE_THREADS})(Worker)  # type: ignore[call-overload]
+            .options(
+                name=f"{self._prefix}{member}",
+                namespace="shoal",
+                lifetime="detached",
+                **_resources(self._wanted),
+                max_restarts=0,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(place, placement_group_capture_child_tasks=False),
+            )
+            .remote(replace(self._outfit, member=member))
+        )
+        self.hands[member] = hand = Hand(member, actor, place)
+        self._starting[member] = asyncio.ensure_future(self._bring_up(hand))
+
+    async def _bring_up(self, hand: Hand) -> None:
         try:
-            hand.facts = await asyncio.wait_for(hand.actor.prepare.remote(), self._wanted.start_s)
+            facts = await asyncio.wait_for(self._prepare(hand), self._wanted.start_s)
         except asyncio.TimeoutError:
-            raise WorkerLost(
-                f"worker {hand.member} did not start within workers.start_s={self._wanted.start_s:g}s; importing torch "
-                f"or building the model takes longer, or the node is overloaded; raise workers.start_s"
-            ) from None
-        except RayTaskError as error:
-            if isinstance(error.cause, TaskError):
-                raise error.cause from None
-            raise
-        except (ActorDiedError, RayActorError) as error:
-            raise WorkerLost(f"worker {hand.member} died while it started: {error}") from None
+            self._failed(hand, WorkerLost(_late(hand.member, self._wanted.start_s)))
+        except (ShoalError, ray.exceptions.RayError) as error:
+            self._failed(hand, _plain(hand.member, error))
+        else:
+            self._starting.pop(hand.member, None)
+            self._is_ready(hand, facts)
+
+    def _is_ready(self, hand: Hand, facts: WorkerFacts) -> None:
+        hand.facts, hand.readiness, self._ready = facts, self._ready, self._ready + 1
+        hand.since = time.time()
+        hand.stays = asyncio.ensure_future(self._stays(hand))
+        self._changed()
+
+    async def _stays(self, hand: Hand) -> None:
+        """Learn of a worker's death at once, wherever it is: in a view, beside one, or between two."""
+        try:
+            await hand.actor.stay.remote()
+        except ray.exceptions.RayError as error:
+            self._gone(hand.member, error)
+
+    async def _prepare(self, hand: Hand) -> WorkerFacts:
+        facts = await hand.actor.prepare.remote()
+        if self.warm is not None:
+            await self.warm(hand.actor)
+        return facts
+
+    def _failed(self, hand: Hand, error: BaseException) -> None:
+        self.failures.append((hand.member, error))
+        self._starting.pop(hand.member, None)
+        self.end(hand.member)
+        self._changed()
+
+    # After a restart of the coordinator ----------------------------------------------------------------------------
+
+    async def adopt(self) -> dict[MemberId, Standing]:
+        """Take over the workers that an earlier life of the coordinator started: what each says of its standing.
+
+        One that was still starting is ended: nobody waits for it.
+        """
+        standings: dict[MemberId, Standing] = {}
+        for name in sorted(_named(self._prefix)):
+            member = name[len(self._prefix) :]
+            self._next = max(self._next, int(member[1:]) + 1)
+            actor = ray.get_actor(name, "shoal")
+            standing: Standing | None = None
+            with suppress(asyncio.TimeoutError, ray.exceptions.RayError):
+                standing = await asyncio.wait_for(actor.standing.remote(), SETTLE_S)
+            self.hands[member] = hand = Hand(member, actor, standing.place if standing is not None else None)
+            if standing is None or standing.facts is None:
+                self.end(member)
+                continue
+            self._is_ready(hand, standing.facts)
+            standings[member] = standing
+        self._drop_places(frozenset(h.place.id.hex() for h in self.hands.values() if h.place is not None))
+        return standings
+
+    def _drop_places(self, kept: frozenset[str]) -> None:
+        """Give back what an earlier life asked for and nobody uses."""
+        for number, place in placement_group_table().items():
+            name = place["name"]
+            if not name.startswith(f"{self._prefix}place"):
+                continue
+            self._places = max(self._places, int(name[len(self._prefix) + len("place") :]))
+            if number not in kept and place["state"] != "REMOVED":
+                remove_placement_group(get_placement_group(name))
+
+
+def _named(prefix: str) -> list[str]:
+    found = ray.util.list_named_actors(all_namespaces=True)
+    return [a["name"] for a in found if a["namespace"] == "shoal" and a["name"].startswith(prefix)]
+
+
+def _plain(member: MemberId, error: BaseException) -> BaseException:
+    if isinstance(error, RayTaskError) and isinstance(error.cause, ShoalError):
+        return error.cause
+    if isinstance(error, RayActorError):
+        return WorkerLost(f"worker {member} died while it started: {str(error).splitlines()[0]}")
+    return error
+
+
+def _late(member: MemberId, start_s: float) -> str:
+    return (
+        f"worker {member} did not start within workers.start_s={start_s:g}s; importing torch or building the model "
+        f"takes longer, or the node is overloaded; raise workers.start_s"
+    )
 
 
 def _bundle(want: Workers) -> dict[str, float]:
@@ -134,7 +283,9 @@ def _resources(want: Workers) -> dict[str, Any]:
     return {"num_cpus": want.cpus, "num_gpus": want.gpus, "resources": dict(want.resources) or None}
 
 
-def _too_few(found: int, want: Workers, bundle: Mapping[str, float]) -> str:
+def too_few(found: int, want: Workers) -> str:
+    """Why the smallest view cannot be had, with what the cluster has."""
+    bundle: Mapping[str, float] = _bundle(want)
     total = ray.cluster_resources()
     has = ", ".join(f"{name}: {total.get(name, 0):g}" for name in bundle)
     return (

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from shoal.data.order import Cursor
 from shoal.job import Job
@@ -14,7 +15,7 @@ from shoal.tasks.base import Task
 if TYPE_CHECKING:
     from shoal.data.catalog import Catalog
     from shoal.state.store import CheckpointInfo
-    from shoal.tracking.recorder import RecordSettings
+    from shoal.tracking.settings import RecordSettings
 
 
 class TaskElsewhere(Task):
@@ -45,11 +46,24 @@ class RunPlan:
     """The checkpoint to begin with."""
     continues: bool
     """True: the ledger holds earlier steps of this same run."""
-    record: RecordSettings
+    record: RecordSettings | None
+    """None: the run is not recorded in MLflow."""
     node_id: str
     """The node whose disk holds the run folder."""
     driver_silence_s: float
     """A run whose submitter has not asked for its status for so long ends cleanly."""
+    if_detached: Literal["stop", "continue"] = "stop"
+    """`continue`: it goes on all the same."""
+    until_step: int | None = None
+    """The run stops here, with a checkpoint, although its budget goes further."""
+
+    launch: str = field(default_factory=lambda: f"{time.time_ns():x}")
+    """Tells the workers of this launch from those of an earlier one of the same run."""
+
+    @property
+    def name(self) -> str:
+        """The coordinator's name in Ray's namespace `shoal`."""
+        return f"shoal-{self.run_id}"
 
     @property
     def validation_samples(self) -> int:
@@ -68,8 +82,10 @@ class RunPlan:
             total_steps=self.total_steps,
             evaluate_every=job.evaluation.every,
             checkpoint_every=job.checkpoints.every,
-            export=job.checkpoints.export,
-            can_evaluate=self.validation is not None,
+            # A stretch that is only computed again ends with a checkpoint, which shows what it came to.
+            export=job.checkpoints.export and self.until_step is None,
+            can_evaluate=self.validation is not None and self.until_step is None,
+            snapshot=job.engine.name != "replicated",
         )
 
 

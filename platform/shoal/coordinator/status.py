@@ -30,6 +30,43 @@ class RunStatus:
     """Metrics of the last evaluation, for example `{"val/loss": 1.9}`."""
     message: str = ""
     """What the run waits for, if it waits."""
+    news: int = 0
+    """How many news there are so far: what a follower passes as `after` the next time."""
+
+
+State = Literal["starting", "ready", "member", "leaving", "spare"]
+"""starting: imports and builds the model. ready: warmed up, waits for the next view. member: of the current view.
+leaving: a member whose leave was announced. spare: ready, but the view is as large as it may be."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemberStatus:
+    """One worker of a run at one moment. None: not known, or not (yet) a member."""
+
+    member: str
+    state: State
+    rank: int | None = None
+    node: str = ""
+    """Ray's id of its node."""
+    address: str = ""
+    """The node's address."""
+    pid: int | None = None
+    device: str = ""
+    """`cpu`, `cuda:0`."""
+    virtual_shards: int = 0
+    """How many of them it computes in each step."""
+    step: int | None = None
+    """The step it works on."""
+    doing: str = ""
+    """What it does there, as in `membership.messages.Progress`."""
+    step_s: float | None = None
+    """Seconds that its recent steps took, from one end to the next."""
+    compute_s: float | None = None
+    """Seconds of computing per virtual shard and step, which is what tells a straggler."""
+    straggler: float | None = None
+    """How many times slower than its peers it has been for long; None: it keeps up."""
+    since: float | None = None
+    """When it came into this state, in Unix seconds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +105,10 @@ class Display(Protocol):
         ...
 
     def event(self, kind: str, text: str) -> None:
-        """Something happened: view, join, leave, loss, resume, evaluation, checkpoint, warning, stopping or info."""
+        """Something happened: view, join, leave, loss, hang, resume, evaluation, checkpoint, warning, stopping or info.
+
+        join, leave, loss and hang come when the change is over, and say what it cost.
+        """
         ...
 
     def finished(self, outcome: Outcome) -> None:

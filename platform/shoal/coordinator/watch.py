@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from shoal.errors import CapacityError, CheckpointError, DataError, TaskError, WorkerLost
-from shoal.membership.losses import Cause, Loss, explain
+from shoal.membership.losses import Cause
+from shoal.membership.messages import Progress
 from shoal.membership.view import MemberId
 
-BEATS_MISSED_S = 10.0
-"""A member's courier speaks several times a second; one that was quiet for this long hangs as a process."""
-GRACE_S = 3.0
-"""After the first error, how long to wait for the others': the true cause may speak a little later than its victims."""
+BEATS_MISSED_S = 5.0
+"""A member's courier speaks twice a second; one that was quiet for this long hangs as a process."""
+STEPS_MISSED = 20.0
+"""A step may take this many times as long as steps do before it counts as stuck."""
+FLOOR_S = 10.0
+"""No step counts as stuck sooner than this."""
+WARM_S = 60.0
+"""What members that are warm may take to form a view, come by the state and do its first step."""
+SLOW = frozenset({"evaluate", "checkpoint", "export", "state"})
+"""Work whose length says nothing about the length of a step: only `silence_s` bounds it."""
 
 _UNRETRIED = {
     TaskError: Cause.USER_CODE,
@@ -25,51 +31,80 @@ _UNRETRIED = {
 }
 
 
-class Pulse:
-    """When each member was last heard, and when one last finished a step. Times are a monotonic clock's, passed in."""
+@dataclass(slots=True)
+class _Heard:
+    at: float
+    moved: float
+    progress: Progress
 
-    def __init__(self, limit_s: float) -> None:
-        self.limit_s = limit_s
-        self.killed: set[MemberId] = set()
-        self._heard: dict[MemberId, float] = {}
-        self._progress = 0.0
+
+class Pulse:
+    """When each member of a view was last heard, and when it last got on. Times are a monotonic clock's, passed in."""
+
+    def __init__(self, silence_s: float, *, cold: bool = False) -> None:
+        """`cold`: what the members do before their first commit may take long, up to `silence_s`."""
+        self._silence_s = silence_s
+        self._first_s = silence_s if cold else min(silence_s, WARM_S)
+        self._members: dict[MemberId, _Heard] = {}
 
     def begin(self, members: Iterable[MemberId], now: float) -> None:
         """A new view begins."""
-        self._heard = dict.fromkeys(members, now)
-        self._progress = now
+        self._members = {m: _Heard(now, now, Progress()) for m in members}
 
-    def beat(self, member: MemberId, *, progressed: bool, now: float) -> None:
-        """`member` spoke; `progressed`: it reported a step."""
-        self._heard[member] = now
-        if progressed:
-            self._progress = now
+    def beat(self, member: MemberId, progress: Progress, now: float) -> None:
+        """`member` spoke."""
+        heard = self._members.get(member)
+        if heard is None:
+            return
+        heard.at = now
+        if progress != heard.progress:
+            heard.moved, heard.progress = now, progress
 
-    def silent(self, now: float) -> tuple[MemberId, ...]:
-        """Members to kill: nobody finished a step for `limit_s`, and these are the ones that do not even speak.
+    def progress(self, member: MemberId) -> Progress:
+        """Where `member` said it was."""
+        return self._members[member].progress
 
-        If all of them speak, the hang is inside the step and cannot be told apart from outside: then all.
+    @property
+    def last_moved(self) -> float:
+        """When anybody last got on."""
+        return max(h.moved for h in self._members.values())
+
+    def limit(self, step_s: float | None) -> float:
+        """How long nobody may get on, when a step takes `step_s` seconds; None: this view has committed none yet."""
+        if any(h.progress.doing in SLOW for h in self._members.values()):
+            return self._silence_s
+        if step_s is None:
+            return self._first_s
+        return min(self._silence_s, max(FLOOR_S, STEPS_MISSED * step_s))
+
+    def stuck(self, now: float, step_s: float | None) -> dict[MemberId, str]:
+        """Members to cut out, each with what was seen of it: they hold up all others.
+
+        Nobody has got on for `limit`. The cause is whoever does not even speak; else who still waits for its samples,
+        or still computes, while others wait for it in the update. If nothing tells them apart: all.
         """
-        if now - self._progress <= self.limit_s:
-            return ()
-        mute = tuple(m for m, at in self._heard.items() if now - at > min(BEATS_MISSED_S, self.limit_s))
-        return tuple(m for m in (mute or tuple(self._heard)) if m not in self.killed)
+        limit = self.limit(step_s)
+        if not self._members or now - self.last_moved <= limit:
+            return {}
+        mute = {m: h for m, h in self._members.items() if now - h.at > min(BEATS_MISSED_S, limit)}
+        found = mute or self._behind() or self._members
+        return {m: _seen(h, now, limit, mute=m in mute) for m, h in found.items()}
+
+    def _behind(self) -> dict[MemberId, _Heard]:
+        first = min(h.progress.step for h in self._members.values())
+        late = {m: h for m, h in self._members.items() if h.progress.step == first}
+        for doing in ("data", "compute"):
+            stuck = {m: h for m, h in late.items() if h.progress.doing == doing}
+            if stuck and len(stuck) < len(self._members):
+                return stuck
+        return late if len(late) < len(self._members) else {}
 
 
-async def outcome_of(refs: Mapping[MemberId, Any]) -> dict[MemberId, BaseException]:
-    """Wait until every member has returned, or one has failed and the others had time to say why. The errors found."""
-
-    async def wait(ref: Any) -> Any:
-        return await ref
-
-    tasks = {asyncio.ensure_future(wait(ref)): member for member, ref in refs.items()}
-    _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-    if pending:
-        _, pending = await asyncio.wait(pending, timeout=GRACE_S)
-    errors = {m: t.exception() for t, m in tasks.items() if t.done() and not t.cancelled()}
-    for task in pending:
-        task.cancel()
-    return {m: e for m, e in errors.items() if e is not None}
+def _seen(heard: _Heard, now: float, limit: float, *, mute: bool) -> str:
+    where = f"in step {heard.progress.step} ({heard.progress.doing or 'entering the view'})"
+    if mute:
+        return f"did not speak for {now - heard.at:.1f}s, last {where}"
+    return f"made no progress for {now - heard.moved:.1f}s {where}; its deadline is {limit:g}s"
 
 
 def cause_of(error: BaseException) -> tuple[Cause, str]:
@@ -79,20 +114,14 @@ def cause_of(error: BaseException) -> tuple[Cause, str]:
         if isinstance(inner, kind):
             return cause, str(inner)
     if isinstance(inner, (WorkerLost, RayActorError)):
-        return Cause.LOST, _first_line(inner)
+        return Cause.LOST, first_line(inner)
     if isinstance(inner, (RuntimeError, OSError, RayError)):
         # Collectives raise RuntimeError (torch's DistError is one) or an operating system error when a peer is gone.
-        return Cause.COLLECTIVE, _first_line(inner)
+        return Cause.COLLECTIVE, first_line(inner)
     return Cause.INTERNAL, str(error)
 
 
-def classify(errors: Mapping[MemberId, BaseException], silent: Iterable[MemberId] = ()) -> Loss:
-    """The one loss that explains `errors`; members in `silent` were killed because they hung."""
-    hung = set(silent)
-    said = {m: cause_of(e) for m, e in errors.items()}
-    return explain({m: (Cause.SILENT, "") if m in hung and c is Cause.LOST else (c, t) for m, (c, t) in said.items()})
-
-
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What fits on a line."""
     text = str(error).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__

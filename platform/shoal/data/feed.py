@@ -21,6 +21,7 @@ from shoal.data.pipeline import Reservation, check_window, stream_blocks
 from shoal.data.stream import Located, Stream, StreamStatus
 from shoal.errors import CapacityError, DataError, ShoalError
 from shoal.job.spec import Data
+from shoal.orphans import end_with
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
@@ -49,6 +50,9 @@ class FeedPlan:
     """Node whose disk holds local data."""
     timeout_s: float = 120.0
     """Longest wait for the CPUs."""
+    owner: str | None = None
+    """Name of the actor that the feed serves: it outlives a restart of it, and ends with it. None: it ends with the
+    process that started it."""
 
 
 class Feed:
@@ -57,6 +61,8 @@ class Feed:
     def __init__(self, plan: FeedPlan) -> None:
         ray_compat.quiet_data_process()
         ray_compat.yield_to_training()
+        if plan.owner is not None:
+            end_with(plan.owner, "shoal")
         self._plan = plan
         self._group: PlacementGroup | None = None
         self._streams = {TRAIN: self._train_stream()}
@@ -152,6 +158,11 @@ class Feed:
         return catalog, catalog.order(seed=0, shuffle=False, window=_VALIDATION_WINDOW)
 
 
+def feed_name(owner: str) -> str:
+    """Name of the feed's actor in the namespace `shoal`."""
+    return f"{owner}-feed"
+
+
 def start_feed(
     train: Catalog,
     validation: Catalog | None,
@@ -163,12 +174,13 @@ def start_feed(
     validation_samples: int,
     node_id: str | None = None,
     timeout_s: float = 120.0,
+    owner: str | None = None,
 ) -> Any:
     """Start the feed's actor and return its handle once the CPUs for reading are reserved.
 
     Positions [start, stop) of the training stream will be served, and the first `validation_samples` samples of
     `validation` in file order. The actor runs on `node_id`; so do the reading tasks if the data is on a local disk and
-    that node has the CPUs. The actor ends with the process that started it.
+    that node has the CPUs. The actor ends with the process that started it, or with the actor named `owner`.
     Raises DataError for data that cannot be read in windows, CapacityError if `data.cpus` are not to be had.
     """
     import ray
@@ -187,10 +199,13 @@ def start_feed(
         validation_samples=validation_samples,
         node_id=node_id,
         timeout_s=timeout_s,
+        owner=owner,
     )
     options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 1000}
     if node_id is not None:
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    if owner is not None:
+        options |= {"name": feed_name(owner), "namespace": "shoal", "lifetime": "detached"}
     feed: Any = ray.remote(Feed).options(**options).remote(plan)
     try:
         ray.get(feed.open.remote(), timeout=timeout_s + _START_S)

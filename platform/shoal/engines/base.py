@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from shoal.engines import garbage
 from shoal.engines.buffers import StepBuffers, has_batch_norm
 from shoal.engines.clock import StepClock
 from shoal.engines.protocol import StepTimes
@@ -24,6 +24,7 @@ class EngineBase(ABC):
     """A model in training on one member. See `shoal.engines.protocol.Engine` for what the methods promise."""
 
     _keep_casts = True
+    _buffer_kind = StepBuffers
 
     def __init__(self, job: Job, model: nn.Module, device: torch.device) -> None:
         self.model = model
@@ -35,7 +36,7 @@ class EngineBase(ABC):
         self._parameters = dict(model.named_parameters())
         self._trainable = [p for p in self._parameters.values() if p.requires_grad]
         self._clock = StepClock(device)
-        self._buffers = StepBuffers(model)
+        self._buffers = self._buffer_kind(model)
         self._rank, self._size = 0, 1
         self._applied = 0
         self._fresh = True
@@ -43,11 +44,21 @@ class EngineBase(ABC):
         self._draws_random: bool | None = None
         self._marks_end: Any = None
         self._agreed = False
+        self._left_before = False
 
     @property
     def times(self) -> StepTimes:
         """Seconds of the last step by part, on this member."""
         return self._clock.times
+
+    @property
+    def applied(self) -> int:
+        """Updates that the state has been through."""
+        return self._applied
+
+    def step_losses(self) -> tuple[tuple[int, float], ...]:
+        """Nothing: a member knows the losses of its own shards, from `micro_step`."""
+        return ()
 
     @property
     @abstractmethod
@@ -73,7 +84,7 @@ class EngineBase(ABC):
         self._rank, self._size = rank, size
         known, fresh = self._agree([self._agreed, self._fresh], dist.ReduceOp.MIN)
         if not known:
-            self._agreed, self._buffers = False, StepBuffers(self.model)
+            self._agreed, self._buffers = False, self._buffer_kind(self.model)
         return fresh
 
     def _depart(self) -> None:
@@ -82,7 +93,8 @@ class EngineBase(ABC):
             self._marks_end.remove()
             self._marks_end = None
         self._abandon_step()
-        gc.collect()  # what the wrapper of a view held, hooks and buckets and groups, refers to itself in circles
+        garbage.collect(everything=not self._left_before)
+        self._left_before = True
 
     def _abandon_step(self) -> None:
         """Drop what a step left that will not be finished: gradients, buffers of its shards, marks of time."""
@@ -117,14 +129,33 @@ class EngineBase(ABC):
         if order:
             self._marks_end = order[-1].register_post_accumulate_grad_hook(self._clock.gradients_ready)
 
-    def _end_step(self, *, applied: bool) -> None:
-        """Settle the buffers and, in the first step, what this model is like (collective)."""
+    def _compare_notes(self) -> None:
+        """In the first step: what is this model like? (Collective then.)"""
         if not self._agreed:
             seen = self._agree([bool(self._draws_random), *self._buffers.changed()], dist.ReduceOp.MAX)
             self._draws_random = seen[0]
             self._buffers.keep_watching(tuple(n for n, c in zip(self._buffers.names, seen[1:], strict=True) if c))
             self._agreed = True
-        self._buffers.end_step(self._size, applied=applied)
+
+    def _settle(self) -> None:
+        """Everything that members must tell each other before a step is applied, but its gradients (collective)."""
+        self._compare_notes()
+        self._buffers.settle(self._size)
+
+    def _confirm(self) -> None:
+        """Make sure that what was received is what was sent; what follows is this member's own business (collective).
+
+        On the CPU a collective that returns has succeeded. On a GPU it returns before it is done, and one that is
+        aborted because a peer is lost leaves garbage without an error. So wait for the device, then ask the others, on
+        the CPU: if they answer, nobody had aborted.
+        """
+        if self.device.type == "cuda" and self._size > 1:
+            torch.cuda.current_stream(self.device).synchronize()
+            dist.all_reduce(torch.zeros(1))
+
+    def _finish(self, *, applied: bool) -> None:
+        """The step is over: count it, give the model its new buffers. Cannot fail because of others."""
+        self._buffers.finish(applied=applied)
         self._applied += applied
         self._fresh = self._fresh and not applied
 
@@ -158,4 +189,4 @@ class EngineBase(ABC):
             for name, buffer in new.named_buffers():
                 self.model.get_buffer(name).copy_(buffer)
         self._applied, self._fresh, self._agreed, self._draws_random = 0, True, False, None
-        self._buffers = StepBuffers(self.model)
+        self._buffers = self._buffer_kind(self.model)

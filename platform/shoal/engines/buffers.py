@@ -59,17 +59,20 @@ class StepBuffers:
                 self._sums.pop(name, None)
         self.names = names
 
-    def end_step(self, size: int, *, applied: bool) -> None:
-        """Give the buffers the step's new values, or the old ones if it was not applied (collective if any change)."""
-        if not self.names:
+    def settle(self, size: int) -> None:
+        """Find out the step's new values (collective if any change). The model does not have them yet."""
+        floats = [n for n in self.names if self._before[n].is_floating_point()]
+        if not floats or size == 1:
             return
         with torch.no_grad():
-            floats = [n for n in self.names if self._before[n].is_floating_point()]
-            if applied and floats and size > 1:
-                flat = torch.cat([self._sums[n].reshape(-1).float() for n in floats])
-                dist.all_reduce(flat)
-                for name, part in zip(floats, flat.split([self._sums[n].numel() for n in floats]), strict=True):
-                    self._sums[name] = part.view_as(self._sums[name])
+            flat = torch.cat([self._sums[n].reshape(-1).float() for n in floats])
+            dist.all_reduce(flat)
+            for name, part in zip(floats, flat.split([self._sums[n].numel() for n in floats]), strict=True):
+                self._sums[name] = part.view_as(self._sums[name])
+
+    def finish(self, *, applied: bool) -> None:
+        """Give the model the step's new values, or the old ones if the step was not applied."""
+        with torch.no_grad():
             for name in self.names:
                 self._model.get_buffer(name).copy_((self._sums if applied else self._before)[name])
         self._before, self._sums = {}, {}
@@ -77,7 +80,7 @@ class StepBuffers:
     def abandon_step(self) -> None:
         """Forget a step that will not be finished here, for example because a peer was lost in it."""
         if self._before:
-            self.end_step(1, applied=False)
+            self.finish(applied=False)
 
 
 def persistent_buffers(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -20,6 +20,7 @@ class StepClock:
         self.times = StepTimes()
         self._on_device = device.type == "cuda"
         self._passes: list[tuple[Any, Any, Any]] = []
+        self._reductions: list[tuple[Any, Any]] = []
         self._update: tuple[Any, Any] | None = None
         self._computed: Any = None
 
@@ -40,6 +41,10 @@ class StepClock:
         self._passes.append((begun, self._computed, self.mark()))
         self._computed = None
 
+    def end_reduction(self, begun: Any) -> None:
+        """A reduction of gradients outside of any pass, that began at mark `begun`, has been issued."""
+        self._reductions.append((begun, self.mark()))
+
     def end_update(self, begun: Any) -> None:
         """The update that began at mark `begun` has been issued; the device has passed that mark: fill in `times`."""
         if self._on_device:
@@ -50,17 +55,18 @@ class StepClock:
 
     def forget(self) -> None:
         """Drop marks of a step that will not be finished."""
-        self._passes, self._update, self._computed = [], None, None
+        self._passes, self._reductions, self._update, self._computed = [], [], None, None
 
     def _fill(self, update: tuple[Any, Any] | None) -> None:
         whole = sum(self._seconds(begun, end) for begun, _, end in self._passes)
         exposed = sum(self._seconds(ready, end) for _, ready, end in self._passes if ready is not None)
+        alone = sum(self._seconds(begun, end) for begun, end in self._reductions)
         self.times = StepTimes(
             compute_s=whole - exposed,
-            communicate_s=exposed,
+            communicate_s=exposed + alone,
             update_s=self._seconds(*update) if update is not None else 0.0,
         )
-        self._passes = []
+        self._passes, self._reductions = [], []
 
     def _seconds(self, a: Any, b: Any) -> float:
         return a.elapsed_time(b) / 1e3 if self._on_device else b - a

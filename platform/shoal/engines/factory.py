@@ -11,6 +11,7 @@ from torch import nn
 
 from shoal.engines.activations import checkpoint_activations
 from shoal.engines.buffers import persistent_buffers
+from shoal.engines.determinism import check_process
 from shoal.engines.protocol import Engine
 from shoal.engines.randomness import seed_build
 from shoal.engines.task_module import blame
@@ -34,13 +35,27 @@ def make_engine(job: Job, device: torch.device) -> Engine:
     model.train()
     if job.engine.checkpoint_activations:
         checkpoint_activations(model)
+    return _kind(job)(job, model, device)
+
+
+def _kind(job: Job) -> Any:
+    """The class of the engine. Imports no more than it needs: DeepSpeed may not be there."""
+    if job.numerics == "exact":
+        check_process()
+        if job.engine.name == "replicated":
+            from shoal.engines.exact_replicated import ExactReplicatedEngine
+
+            return ExactReplicatedEngine
+        from shoal.engines.exact_zero import ExactZeroEngine
+
+        return ExactZeroEngine
     if job.engine.name == "replicated":
         from shoal.engines.replicated import ReplicatedEngine
 
-        return ReplicatedEngine(job, model, device)
+        return ReplicatedEngine
     from shoal.engines.zero import ZeroEngine
 
-    return ZeroEngine(job, model, device)
+    return ZeroEngine
 
 
 def build_model(job: Job) -> nn.Module:

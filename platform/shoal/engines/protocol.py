@@ -5,8 +5,8 @@ leases, files or the record. Life of an engine:
 
     engine = make_engine(job, device)         # builds the model; no process group needed
     engine.reset()                            # only before a view that starts from step 0 after an earlier one
-    engine.form(rank, size)                   # torch.distributed's default group is up and has this view's members
-    engine.write_state(read)                  # optional: continue from a checkpoint or from peers
+    engine.form(rank, size, bounds)           # torch.distributed's default group is up and has this view's members
+    engine.write_state(read, ...)             # optional: continue from a checkpoint or from peers
     for each lease:
         for i, (batch, share) in enumerate(micro_batches):
             loss = engine.micro_step(batch, share, last=i == len(micro_batches) - 1)
@@ -17,6 +17,7 @@ leases, files or the record. Life of an engine:
 What the numbers are, in every engine: the gradient of a step is the sum of share x gradient over all micro-batches of
 all members, in fp32; a trainable parameter that no sample used has gradient zero (its moments and its decay go on);
 the norm is that of the whole gradient before clipping; the update is that of the torch optimizer of the same name.
+In `exact` numerics they are equal to the last bit in every engine and on any number of members; see docs/numerics.md.
 """
 
 from __future__ import annotations
@@ -60,6 +61,12 @@ class Engine(Protocol):
         ...
 
     @property
+    def applied(self) -> int:
+        """Updates that the state has been through. A sharded engine counts on after `leave`, until another state is
+        written or it is reset."""
+        ...
+
+    @property
     def equal_micro_batches(self) -> bool:
         """True if every member must run the same number of micro-batches per step (their passes are collective)."""
         ...
@@ -71,9 +78,17 @@ class Engine(Protocol):
         view with a new member: until then shards run one by one."""
         ...
 
-    def form(self, rank: int, size: int) -> None:
+    @property
+    def keeps_state(self) -> bool:
+        """True: the state outlives `leave` and is whole on every member (replicated). False: it is sharded and goes
+        with the view, so that `write_state` must follow each `form` but the very first."""
+        ...
+
+    def form(self, rank: int, size: int, bounds: Sequence[int] | None = None) -> None:
         """Enter a view (collective). The default process group has `size` members and this one is `rank`.
 
+        `bounds`: member r has the virtual shards [bounds[r], bounds[r + 1]), see `View.bounds`; default: an even
+        division. In `exact` numerics the engine must know; the others take what comes.
         If no member has trained or taken over a state yet, all take rank 0's initial weights. Otherwise a replicated
         engine still has the state it left with, and a sharded one has none: `write_state` must follow.
         """
@@ -99,7 +114,18 @@ class Engine(Protocol):
     def update(self, lr: float) -> float:
         """Reduce, clip, apply (collective). Returns the global gradient norm before clipping.
 
-        If the norm is not finite nothing is applied, and every member sees that same norm.
+        If the norm is not finite nothing is applied, and every member sees that same norm. A replicated engine applies
+        a step wholly or not at all: if this raises because a peer is lost, nothing was applied here; if it returns,
+        everything was, and the state is ahead of members for which it raised. Of a sharded engine that raised, the
+        state is undefined.
+        """
+        ...
+
+    def step_losses(self) -> tuple[tuple[int, float], ...]:
+        """After `update`: (1, loss) for each virtual shard of the whole view, in order, equal on all members.
+
+        Only in `exact` numerics, where the losses travel with the gradients; empty otherwise. Any single member's word
+        is then enough to record the step.
         """
         ...
 
@@ -115,9 +141,25 @@ class Engine(Protocol):
         """A host copy of this member's holdings, taken at a step boundary. Not collective."""
         ...
 
-    def write_state(self, read: ReadState, scalars: dict[str, Any], buffers: dict[str, torch.Tensor]) -> None:
-        """Take over a state (collective). Every member calls `read` for its part only; a replicated engine gathers the
-        parts over the network. Raises CheckpointError if the state is not that of this model."""
+    def offered(self, part: int, parts: int) -> Shard:
+        """A host copy of part `part` of `parts` even parts of the live state, at a step boundary. Not collective. Only
+        where `keeps_state`: what a member that is up to date gives to others. Sharded members give their snapshots."""
+        ...
+
+    def wanted(self) -> dict[str, tuple[Extent, ...]]:
+        """Key -> the elements that this member must be given in this view to go on: everything for a replicated engine,
+        for a sharded one its new holdings and what it holds whole. After `form`; not collective."""
+        ...
+
+    def write_state(
+        self, read: ReadState, scalars: dict[str, Any], buffers: dict[str, torch.Tensor], *, shared: bool = True
+    ) -> None:
+        """Take over a state. Raises CheckpointError if the state is not that of this model.
+
+        `shared`: all members call (collective) and share the reading, because it comes from storage: what each needs
+        whole is read in even parts and gathered over the network. Otherwise `read` gives this member all that it
+        `wanted`, at no cost, and a replicated engine does nothing collective.
+        """
         ...
 
     def full_parameters(self) -> dict[str, torch.Tensor]:

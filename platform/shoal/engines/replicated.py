@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ class ReplicatedEngine(EngineBase):
     def __init__(self, job: Job, model: nn.Module, device: torch.device) -> None:
         super().__init__(job, model, device)
         self._optimizer = make_optimizer(job.optimizer, self._parameters.items(), device)
+        self._updated: list[torch.Tensor] = list(self._trainable)
         self._wrapped: DistributedDataParallel | None = None
 
     @property
@@ -41,21 +43,29 @@ class ReplicatedEngine(EngineBase):
         """False: only the last backward pass of a step is collective."""
         return False
 
-    def form(self, rank: int, size: int) -> None:
+    @property
+    def keeps_state(self) -> bool:
+        """True."""
+        return True
+
+    def form(self, rank: int, size: int, bounds: Sequence[int] | None = None) -> None:
         """Enter a view (collective). The state stays what it is; a view of fresh members takes rank 0's weights."""
         fresh = self._enter(rank, size)
         if size == 1:
             return
         if fresh:
-            with torch.no_grad():
-                for tensor in (*self._parameters.values(), *self.model.buffers()):
-                    dist.broadcast(tensor, 0)
+            self._share_weights()
         with warnings.catch_warnings():
             # `broadcast_buffers` has a new name in recent torch; the old one is right in every version we support.
             warnings.simplefilter("ignore", FutureWarning)
             self._wrapped = DistributedDataParallel(
                 self._module, broadcast_buffers=False, init_sync=False, gradient_as_bucket_view=True
             )
+
+    @torch.no_grad()
+    def _share_weights(self) -> None:
+        for tensor in (*self._parameters.values(), *self.model.buffers()):
+            dist.broadcast(tensor, 0)
 
     def leave(self) -> None:
         """Let go of the view. The state stays."""
@@ -85,10 +95,15 @@ class ReplicatedEngine(EngineBase):
         return loss.detach()
 
     def update(self, lr: float) -> float:
-        """Clip and apply. Returns the global gradient norm; if it is not finite nothing is applied."""
+        """Clip and apply. Returns the global gradient norm; if it is not finite nothing is applied.
+
+        Whatever needs the others comes first: if this raises nothing was applied, and if it returns everything was.
+        """
+        self._settle()
         gradients = self._gradients()
         total = get_total_norm(gradients)
         norm = total.item()
+        self._confirm()
         begun = self._clock.mark()
         applied = math.isfinite(norm)
         if applied:
@@ -99,7 +114,7 @@ class ReplicatedEngine(EngineBase):
                 group["lr"] = lr
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        self._end_step(applied=applied)
+        self._finish(applied=applied)
         self._clock.end_update(begun)
         return norm
 
@@ -112,15 +127,22 @@ class ReplicatedEngine(EngineBase):
 
     def holdings(self) -> tuple[Extent, ...]:
         """An even part of the whole state."""
-        return divide([(name, p.numel()) for name, p in self._parameters.items()], self._rank, self._size)
+        return self._part(self._rank, self._size)
+
+    def _part(self, part: int, parts: int) -> tuple[Extent, ...]:
+        return divide([(name, p.numel()) for name, p in self._parameters.items()], part, parts)
 
     def read_state(self) -> Shard:
         """A host copy of this member's part. Not collective."""
-        extents = self.holdings()
+        return self.offered(self._rank, self._size)
+
+    def offered(self, part: int, parts: int) -> Shard:
+        """A host copy of an even part of the live state. Not collective."""
+        extents = self._part(part, parts)
 
         def piece(key: str, extent: Extent) -> torch.Tensor | None:
             parameter = self._parameters[extent.name]
-            whole = parameter if key == "param" else optimizer_state.vector(self._optimizer, parameter, key)
+            whole = parameter if key == "param" else self._vector(extent.name, key)
             return None if whole is None else slice_of(whole, extent)
 
         keys = ("param", *state_names(self._job.optimizer))
@@ -130,15 +152,27 @@ class ReplicatedEngine(EngineBase):
             torch.cuda.synchronize(self.device)
         return Shard(extents, tensors, {"optimizer_step": self._applied}, buffers)
 
-    def write_state(self, read: ReadState, scalars: dict[str, Any], buffers: dict[str, torch.Tensor]) -> None:
-        """Take over a state (collective). Raises CheckpointError."""
+    def _vector(self, name: str, key: str) -> torch.Tensor | None:
+        """The live vector `key` of parameter `name`; None: there is none yet, which means zeros."""
+        return optimizer_state.vector(self._optimizer, self._parameters[name], key)
+
+    def wanted(self) -> dict[str, tuple[Extent, ...]]:
+        """Everything; of parameters that are frozen no optimizer state."""
+        trainable = tuple(Extent(name, 0, p.numel()) for name, p in self._parameters.items() if p.requires_grad)
+        return {"param": self._part(0, 1), **dict.fromkeys(state_names(self._job.optimizer), trainable)}
+
+    def write_state(
+        self, read: ReadState, scalars: dict[str, Any], buffers: dict[str, torch.Tensor], *, shared: bool = True
+    ) -> None:
+        """Take over a state (collective if `shared`). Raises CheckpointError."""
         step = int(scalars["optimizer_step"])
+        place = (self._rank, self._size) if shared else (0, 1)
         self._abandon_step()
-        take_over(read, "param", dict(self._parameters), self._rank, self._size, self.device)
-        optimizer_state.prepare(self._optimizer, self._job.optimizer, list(self._trainable), step)
+        take_over(read, "param", dict(self._parameters), *place, self.device)
+        optimizer_state.prepare(self._optimizer, self._job.optimizer, self._updated, step)
         for key in state_names(self._job.optimizer) if step else ():
-            targets = {n: self._optimizer.state[p][key] for n, p in self._parameters.items() if p.requires_grad}
-            take_over(read, key, targets, self._rank, self._size, self.device)
+            targets = {n: v for n in self._parameters if (v := self._vector(n, key)) is not None}
+            take_over(read, key, targets, *place, self.device)
         take_over_buffers(persistent_buffers(self.model), buffers)
         self._applied, self._fresh = step, False
 
@@ -146,7 +180,7 @@ class ReplicatedEngine(EngineBase):
         """Back to the initial weights, as freshly built. Only between views."""
         if not self._fresh:
             self._rebuild()
-            optimizer_state.prepare(self._optimizer, self._job.optimizer, list(self._trainable), 0)
+            optimizer_state.prepare(self._optimizer, self._job.optimizer, self._updated, 0)
 
     def full_parameters(self) -> dict[str, torch.Tensor]:
         """All parameters, fp32, on the host of rank 0; empty elsewhere."""

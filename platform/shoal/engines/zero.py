@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ class ZeroEngine(EngineBase):
 
     def __init__(self, job: Job, model: nn.Module, device: torch.device) -> None:
         self._stage = job.engine.stage
-        self._keep_casts = self._stage < 3
+        self._keep_casts = self._keep_casts and self._stage < 3
         super().__init__(job, model, device)
         self._deepspeed = compat.load(device)
         self._names = {p: name for name, p in self._parameters.items()}
@@ -40,6 +41,7 @@ class ZeroEngine(EngineBase):
         self._engine: Any = None
         self._traces: compat.Traces | None = None
         self._pieces: list[compat.Piece] = []
+        self._flats: list[torch.Tensor] = []
         self._stateless = False
 
     @property
@@ -47,12 +49,17 @@ class ZeroEngine(EngineBase):
         """True from stage 2 on: every backward pass reduces gradients."""
         return self._stage >= 2
 
-    def form(self, rank: int, size: int) -> None:
+    @property
+    def keeps_state(self) -> bool:
+        """False: `leave` lets go of it."""
+        return False
+
+    def form(self, rank: int, size: int, bounds: Sequence[int] | None = None) -> None:
         """Enter a view (collective). A view of fresh members takes rank 0's weights."""
         fresh = self._enter(rank, size)
         where = torch.device("cpu") if self._job.engine.offload else self.device
         self._traces = compat.Traces(self._module)
-        with compat.without_broadcast(not fresh):
+        with compat.forming(hollow=not fresh):
             self._engine, *_ = self._deepspeed.initialize(
                 model=self._module,
                 optimizer=make_optimizer(self._job.optimizer, self._parameters.items(), where),
@@ -60,6 +67,7 @@ class ZeroEngine(EngineBase):
                 dist_init_required=False,
             )
         self._pieces = compat.pieces(self._engine, self._names)
+        self._flats = compat.flat_partitions(self._engine)
 
     def _config(self) -> dict[str, Any]:
         options = self._job.engine
@@ -68,7 +76,10 @@ class ZeroEngine(EngineBase):
             "stage": self._stage,
             "reduce_bucket_size": min(REDUCE_BUCKET, trainable),
             # Its own linear layer does not keep a weight that was gathered and cast until the backward pass.
-            "memory_efficient_linear": self._stage == 3 and options.precision == "bf16",
+            # But it computes in another way than torch's, and so than the other engines.
+            "memory_efficient_linear": self._stage == 3
+            and options.precision == "bf16"
+            and self._job.numerics == "fast",
         }
         if options.offload:
             zero["offload_optimizer"] = {"device": "cpu", "pin_memory": self.device.type == "cuda"}
@@ -92,7 +103,7 @@ class ZeroEngine(EngineBase):
         if self._traces is not None:  # also after a forming that failed half-way
             self._traces.undo()
             self._stateless, self._fresh = True, False
-        self._traces, self._pieces, engine = None, [], None
+        self._traces, self._pieces, self._flats, engine = None, [], [], None
         self._depart()
 
     def micro_step(self, batch: Batch, share: float, *, last: bool) -> torch.Tensor:
@@ -110,18 +121,22 @@ class ZeroEngine(EngineBase):
         """Clip, apply, gather (collective). Returns the norm; infinity, and nothing is applied, if it is not finite."""
         assert not self._stateless, "after leave() and form(), write_state() must come before the first update()"
         begun = self._clock.mark()
+        self._settle()
         self._engine.optimizer.set_lr(lr)
         self._engine.step()
         applied = self._engine.was_step_applied()
         norm = float(self._engine.get_global_grad_norm())
         compat.clear_gradients(self._engine)
-        self._end_step(applied=applied)
+        self._finish(applied=applied)
         self._clock.end_update(begun)
         return norm
 
     def holdings(self) -> tuple[Extent, ...]:
         """What DeepSpeed gave to this member's optimizer, and a part of the frozen parameters."""
-        return tuple(Extent(p.name, p.start, p.count) for p in self._pieces) + tuple(self._frozen_extents())
+        return self._trained_extents() + tuple(self._frozen_extents())
+
+    def _trained_extents(self) -> tuple[Extent, ...]:
+        return tuple(Extent(p.name, p.start, p.count) for p in self._pieces)
 
     def _frozen_extents(self) -> list[Extent]:
         if self._stage < 3:
@@ -145,11 +160,10 @@ class ZeroEngine(EngineBase):
     def _live(self, key: str) -> dict[Extent, torch.Tensor]:
         """Extent -> live elements of `key` on this member, where there are any."""
         inner = compat.torch_optimizer(self._engine)
-        flats = compat.flat_partitions(self._engine)
         if key != "param":
-            vectors = [optimizer_state.vector(inner, flat, key) for flat in flats]
+            vectors = [optimizer_state.vector(inner, flat, key) for flat in self._flats]
         else:
-            vectors = [flat.detach() for flat in flats]
+            vectors = [flat.detach() for flat in self._flats]
         out = {}
         for piece in self._pieces:
             vector = vectors[piece.flat]
@@ -162,18 +176,34 @@ class ZeroEngine(EngineBase):
                 out[extent] = slice_of(parameter, extent) if whole else compat.frozen_partition(parameter)[1]
         return out
 
-    def write_state(self, read: ReadState, scalars: dict[str, Any], buffers: dict[str, torch.Tensor]) -> None:
+    def offered(self, part: int, parts: int) -> Shard:
+        """Not here: raises RuntimeError."""
+        raise RuntimeError("a sharded engine has no part of the state but its own; its members give their snapshots")
+
+    def wanted(self) -> dict[str, tuple[Extent, ...]]:
+        """This member's trained elements; frozen parameters whole, or at stage 3 its parts of them."""
+        trained = self._trained_extents()
+        frozen = (
+            [Extent(name, 0, p.numel()) for name, p in self._frozen.items()]
+            if self._stage < 3
+            else self._frozen_extents()
+        )
+        return {"param": (*trained, *frozen), **dict.fromkeys(state_names(self._job.optimizer), trained)}
+
+    def write_state(
+        self, read: ReadState, scalars: dict[str, Any], buffers: dict[str, torch.Tensor], *, shared: bool = True
+    ) -> None:
         """Take over a state (collective). Raises CheckpointError."""
         step = int(scalars["optimizer_step"])
-        flats = compat.flat_partitions(self._engine)
-        optimizer_state.prepare(compat.torch_optimizer(self._engine), self._job.optimizer, list(flats), step)
+        optimizer_state.prepare(compat.torch_optimizer(self._engine), self._job.optimizer, self._flats, step)
         for key in ("param", *(state_names(self._job.optimizer) if step else ())):
             mine = {e: v for e, v in self._live(key).items() if self._stage == 3 or e.name not in self._frozen}
             values = read(key, tuple(mine))
             for (extent, live), at in zip(mine.items(), offsets(mine), strict=True):
                 live.copy_(values[at : at + extent.count])
         if self._stage < 3 and self._frozen:
-            take_over(read, "param", dict(self._frozen), self._rank, self._size, self.device)
+            place = (self._rank, self._size) if shared else (0, 1)
+            take_over(read, "param", dict(self._frozen), *place, self.device)
         compat.publish_partitions(self._engine)
         take_over_buffers(persistent_buffers(self.model), buffers)
         self._applied, self._fresh, self._stateless = step, False, False

@@ -159,7 +159,11 @@ class Workers:
     resources: tuple[tuple[str, float], ...] = ()
     """Other Ray resources for each worker, as (name, amount) pairs."""
     silence_s: float = 300.0
-    """A worker that finishes no step for this long is killed and counts as lost."""
+    """A worker that gets on with nothing for this long is killed and counts as lost. Once steps are committed their
+    length decides, if that is sooner: 20 steps, but at least 10 seconds."""
+    stragglers: Literal["report", "rebalance", "replace"] = "report"
+    """What to do about a worker that is persistently slower than its peers: name it, give it fewer virtual shards, or
+    replace it by a new one. None of them changes the result."""
     start_s: float = 180.0
     """Longest wait for workers to start."""
 
@@ -169,6 +173,7 @@ class Workers:
         positive("workers.cpus", self.cpus)
         at_least("workers.gpus", self.gpus, 0)
         positive("workers.silence_s", self.silence_s)
+        choice("workers.stragglers", self.stragglers, ("report", "rebalance", "replace"))
         positive("workers.start_s", self.start_s)
 
 
@@ -241,10 +246,16 @@ class Failures:
     """What a run may survive. An error in the user's own code fails it at once and uses none of these."""
 
     max_failures: int = 3
-    """Losses of workers after which the run goes on from its last checkpoint; -1: no limit; 0: none."""
+    """Losses of workers that the run survives without a committed step in between; -1: no limit; 0: none at all.
+    Workers that were ended on request, or whose node was reclaimed, do not count."""
+    snapshot_every: int | None = None
+    """ZeRO: steps between two snapshots in peers' memory, and so the most that a loss makes the run compute again.
+    None: as often as costs at most 2 % of the time."""
 
     def __post_init__(self) -> None:
         at_least("failures.max_failures", self.max_failures, -1)
+        if self.snapshot_every is not None:
+            positive("failures.snapshot_every", self.snapshot_every)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -263,9 +274,13 @@ class Job:
     evaluation: Evaluation = field(default_factory=Evaluation)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     failures: Failures = field(default_factory=Failures)
+    numerics: Literal["fast", "exact"] = "fast"
+    """fast: results agree to rounding, whoever computes. exact: to the last bit, on any number of workers and through
+    any change of it, for some speed and memory; see docs/numerics.md."""
     seed: int = 0
 
     def __post_init__(self) -> None:
+        choice("numerics", self.numerics, ("fast", "exact"))
         for method in ("build", "loss"):
             if not callable(getattr(self.task, method, None)):
                 raise ConfigError(

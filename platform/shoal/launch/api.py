@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from shoal.coordinator.status import Display, Outcome
-from shoal.errors import ShoalError, TrainingFailed
+from shoal.errors import ConfigError
 from shoal.job import Job
-from shoal.launch.cluster import Connection, connect
+from shoal.launch.cluster import connect, starts_local
 from shoal.launch.prepare import Prepared, prepare
 from shoal.launch.signals import StopRequests
+from shoal.ray_compat import auth_mode
 
 if TYPE_CHECKING:
-    from shoal.coordinator.actor import Ended
     from shoal.job.recipe import Recipe
-
-POLL_S = 0.5
-ANSWER_S = 60.0
-"""A coordinator that does not answer for so long is taken for dead."""
+    from shoal.launch.cluster import Connection
+    from shoal.state.store import CheckpointInfo
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,8 +35,16 @@ class RunOptions:
     """Run (id or folder) to continue from its last durable checkpoint."""
     storage_uri: str | None = None
     """Where checkpoints and the exported model go; default: the run folder."""
+    if_detached: Literal["stop", "continue"] = "stop"
+    """What the run does, on a cluster that outlives this process, when this process ends before it."""
     driver_silence_s: float = 60.0
-    """On a cluster that outlives this process: how long after its end the run stops, with a checkpoint."""
+    """How long after the end of this process that is done."""
+    until_step: int | None = None
+    """Stop after this step, with a checkpoint, whatever the budget."""
+    scratch: Path | None = None
+    """Make the run's folder here, record nothing in MLflow, and begin with `start_from`."""
+    start_from: CheckpointInfo | None = None
+    """Only with `scratch`: the checkpoint to begin with; None: the initial weights."""
     recipe: Recipe | None = None
     overrides: tuple[str, ...] = ()
 
@@ -51,121 +55,60 @@ def run_job(job: Job, *, options: RunOptions, display: Display) -> Outcome:
     Raises ConfigError, DataError, CheckpointError or CapacityError for what is wrong before training starts; what
     goes wrong later is told by the outcome.
     """
+    _may_outlive(options)
     ready = prepare(job, options)
     display.event("info", "connecting to Ray")
     # Inside the connection, because Ray's own handlers come with it and would end this process at the first signal.
     with connect(job, options.address) as connection, StopRequests() as stop:
-        ready.folder.update(address=connection.address, local=connection.local)
         outcome = _supervise(ready, connection, display, stop)
     display.finished(outcome)
     return outcome
 
 
+def submit_job(job: Job, *, options: RunOptions, display: Display) -> str:
+    """Start `job` on a cluster that outlives this process, and return the run's id without waiting for its end.
+
+    Raises as `run_job` does, and ConfigError if the cluster would end with this process.
+    """
+    from shoal.launch.supervise import start
+
+    _may_outlive(options)
+    ready = prepare(job, options)
+    display.event("info", "connecting to Ray")
+    with connect(job, options.address) as connection:
+        _introduce(ready, connection, display)
+        start(ready, connection)
+    return ready.folder.run_id
+
+
+def _may_outlive(options: RunOptions) -> None:
+    if options.if_detached == "continue" and starts_local(options.address):
+        raise ConfigError(
+            "this run cannot outlive its command: the cluster would be started here for it, and ends with it. Start a "
+            "cluster that stays (`ray start --head`) and name it with --address auto, or leave out --detach and "
+            "--if-detached continue"
+        )
+
+
+def _introduce(ready: Prepared, connection: Connection, display: Display) -> None:
+    exported = ready.export_uri if ready.job.checkpoints.export else None
+    ready.folder.update(address=connection.address, local=connection.local, auth=auth_mode(), export_uri=exported)
+    display.started(ready.introduction(connection))
+
+
 def _supervise(ready: Prepared, connection: Connection, display: Display, stop: StopRequests) -> Outcome:
     import ray
 
-    from shoal.coordinator.actor import Coordinator
+    from shoal.launch import supervise
 
-    display.started(ready.introduction(connection))
-    place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(connection.node_id, soft=False)
-    coordinator: Any = (
-        ray.remote(Coordinator)
-        .options(
-            name=f"shoal-{ready.folder.run_id}-{int(time.time())}",
-            namespace="shoal",
-            # On a cluster that outlives us the coordinator does, too: it then ends the run cleanly by itself.
-            lifetime=None if connection.local else "detached",
-            num_cpus=0,
-            max_restarts=0,
-            scheduling_strategy=place,
-        )
-        .remote(ready.plan(connection))
-    )
+    _introduce(ready, connection, display)
     try:
-        ended = _watch(coordinator, display, stop)
+        coordinator = supervise.start(ready, connection)
+        ended = supervise.follow(coordinator, display, stop)
     except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
-        return _died(ready, error)
-    # Only now: if this process ends in any other way, the coordinator notices and ends the run cleanly by itself.
+        return supervise.died(ready.folder, error)
+    # Only now: if this process ends in any other way, the coordinator notices and does what `if_detached` says.
     ray.kill(coordinator, no_restart=True)
-    return _outcome(ready, ended, stop) if ended is not None else _aborted(ready, stop)
-
-
-def _watch(coordinator: Any, display: Display, stop: StopRequests) -> Ended | None:
-    """Follow the run to its end; None if the user asked twice to stop."""
-    import ray
-
-    run, seen, asked = coordinator.run.remote(), 0, False
-    while True:
-        done, _ = ray.wait([run], timeout=POLL_S)
-        status, news = ray.get(coordinator.status.remote(seen), timeout=ANSWER_S)
-        seen += len(news)
-        for kind, text in news:
-            display.event(kind, text)
-        display.status(status)
-        if done:
-            return _result(run)
-        if stop.count >= 2:
-            return None
-        if stop.count and not asked:
-            asked = True
-            coordinator.stop.remote(f"stopped by {stop.name}")
-            display.event("stopping", "stopping after this step, checkpointing; Ctrl-C again stops at once")
-
-
-def _result(run: Any) -> Ended:
-    import ray
-
-    try:
-        return ray.get(run)
-    except ray.exceptions.RayTaskError as error:
-        # What the coordinator refuses at its birth is the user's to mend and needs no traceback.
-        if isinstance(error.cause, ShoalError):
-            raise error.cause from None
-        raise
-
-
-def _outcome(ready: Prepared, ended: Ended, stop: StopRequests) -> Outcome:
-    later = f"shoal runs send {ready.folder.run_id}"
-    note = f"{ended.unsent} entries could not be sent to MLflow; send them later: {later}" if ended.unsent else None
-    codes: Mapping[str, int] = {"finished": 0, "failed": 1, "stopped": stop.exit_code}
-    exported = ended.status == "finished" and ready.job.checkpoints.export
-    return Outcome(
-        status=ended.status,
-        run_id=ready.folder.run_id,
-        folder=str(ready.folder.path),
-        step=ended.step,
-        metrics=ended.metrics,
-        checkpoint=ended.checkpoint,
-        model=ready.export_uri if exported else None,
-        record=ready.record_link(),
-        error=ended.reason if ended.status == "failed" else note,
-        exit_code=codes[ended.status],
-    )
-
-
-def _aborted(ready: Prepared, stop: StopRequests) -> Outcome:
-    ready.folder.update(status="stopped", reason="stopped at once by the user")
-    return _without_end(ready, "stopped", "stopped at once; steps since the last checkpoint are lost", stop.exit_code)
-
-
-def _died(ready: Prepared, error: Exception) -> Outcome:
-    reason = (
-        f"the coordinator died ({str(error).splitlines()[0]}); continue from the last checkpoint with: "
-        f"shoal resume {ready.folder.run_id}"
-    )
-    ready.folder.update(status="failed", reason=reason)
-    return _without_end(ready, "failed", reason, TrainingFailed.exit_code)
-
-
-def _without_end(ready: Prepared, status: Any, error: str, exit_code: int) -> Outcome:
-    latest = ready.store.latest()
-    return Outcome(
-        status=status,
-        run_id=ready.folder.run_id,
-        folder=str(ready.folder.path),
-        step=latest.step if latest else 0,
-        checkpoint=latest.uri if latest else None,
-        record=ready.record_link(),
-        error=error,
-        exit_code=exit_code,
-    )
+    if ended is None:
+        return supervise.aborted(ready.folder, stop)
+    return supervise.outcome(ready.folder, ended, stop.exit_code)

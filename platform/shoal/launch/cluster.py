@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +15,12 @@ import psutil
 
 from shoal.errors import CapacityError
 from shoal.job import Job
-from shoal.ray_compat import LOCAL_SETTINGS
+from shoal.ray_compat import LOCAL_SETTINGS, quiet_driver
 
 MB = 1 << 20
+STORE_MB = 2048
+CONNECT_S = 3.0
+"""A head node that takes no connection for so long does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +50,26 @@ def connect(job: Job, address: str | None) -> Iterator[Connection]:
         _join(wanted)
     else:
         _start_local(job)
+    quiet_driver()
     try:
         yield _connection(local=not wanted or wanted == "local")
     finally:
         ray.shutdown()
+
+
+def starts_local(address: str | None) -> bool:
+    """Whether `connect` would start a cluster that ends with this process."""
+    import ray
+
+    wanted = address or os.environ.get("RAY_ADDRESS")
+    return not ray.is_initialized() and (not wanted or wanted == "local")
+
+
+def reach(address: str) -> None:
+    """Raise OSError if `host:port` takes no connection: Ray itself would try for a minute."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
 
 
 def _join(address: str) -> None:
@@ -70,8 +90,10 @@ def _start_local(job: Job) -> None:
 
     for name, value in LOCAL_SETTINGS.items():
         os.environ.setdefault(name, value)
-    cpus = job.workers.max * job.workers.cpus + job.data.cpus
-    store = min(int(0.2 * psutil.virtual_memory().total), max(512 * MB, 6 * job.data.ahead_mb * MB))
+    # Logical ones: as many as the run could ever be scaled to, while it goes.
+    cpus = job.batch.virtual_shards * job.workers.cpus + job.data.cpus
+    # Blocks that wait, and snapshots on their way from one worker to another.
+    store = min(int(0.2 * psutil.virtual_memory().total), max(STORE_MB, 6 * job.data.ahead_mb) * MB)
     ray.init(
         num_cpus=max(1, int(-(-cpus // 1))),
         resources=dict(_totals(job)) or None,
@@ -83,7 +105,7 @@ def _start_local(job: Job) -> None:
 
 
 def _totals(job: Job) -> list[tuple[str, float]]:
-    return [(name, amount * job.workers.max) for name, amount in job.workers.resources]
+    return [(name, amount * job.batch.virtual_shards) for name, amount in job.workers.resources]
 
 
 def shipping() -> dict[str, Any]:

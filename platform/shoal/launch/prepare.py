@@ -22,6 +22,7 @@ from shoal.run_folder import RunFolder
 from shoal.state.storage import Storage
 from shoal.state.store import CheckpointInfo, CheckpointStore
 from shoal.tracking.facts import environment_tags
+from shoal.tracking.ledger import is_written
 from shoal.tracking.owner import owner
 from shoal.tracking.settings import DatasetEntry, RecordSettings
 from shoal.tracking.ui import where_recorded
@@ -77,9 +78,11 @@ class Prepared:
             export_uri=self.export_uri,
             start_from=self.start_from,
             continues=self.continues,
-            record=self.record_settings(),
+            record=None if self.options.scratch else self.record_settings(),
             node_id=connection.node_id,
             driver_silence_s=self.options.driver_silence_s,
+            if_detached=self.options.if_detached,
+            until_step=self.options.until_step,
         )
 
     def record_settings(self) -> RecordSettings:
@@ -141,11 +144,15 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
     total = job.budget.total_steps(job.batch.size, sources.train.samples)
     digest = job_digest(job)
     if options.resume is None:
-        folder, start, continues = new_folder(root, options.name or _fresh_name(job.name)), None, False
+        place = options.scratch or root
+        folder, start = new_folder(place, options.name or _fresh_name(job.name)), options.start_from
+        continues = False
     else:
         old = find_run(root, options.resume)
-        start = _start_from(job, old, sources, total)
         continues = old.read().get("job_digest") == digest
+        if continues:
+            _not_running(old)
+        start = _start_from(job, old, sources, total)
         folder = old if continues else new_folder(root, options.name or _fresh_name(job.name))
     if not continues:
         folder.update(
@@ -180,6 +187,14 @@ def find_run(root: Path, run: str) -> RunFolder:
     folder = RunFolder(path.absolute() if path.is_dir() else root / run)
     folder.read()
     return folder
+
+
+def _not_running(folder: RunFolder) -> None:
+    if is_written(folder.ledger):
+        raise ConfigError(
+            f"run {folder.run_id} is still being trained by another process (it holds {folder.ledger}); follow it with "
+            f"`shoal attach {folder.run_id}`, or end it with `shoal stop {folder.run_id}` and resume then"
+        )
 
 
 def _start_from(job: Job, folder: RunFolder, sources: Sources, total: int) -> CheckpointInfo:

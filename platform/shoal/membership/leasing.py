@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from shoal.membership.view import Lease, MemberId, View, lease
 
 LEAST_AHEAD = 2
 """Steps leased beyond the last reported one: one that runs and one that is being loaded."""
 MOST_AHEAD = 64
+
+
+class EndKind(str, Enum):
+    """Why a view has a boundary."""
+
+    BUDGET = "budget"  # the last step of the run
+    STOP = "stop"  # the run was asked to end
+    CHANGE = "change"  # the run goes on in another view
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +30,11 @@ class End:
     checkpoint: bool
     export: bool
     reason: str
+    kind: EndKind = EndKind.BUDGET
+    snapshot: bool = False
+    """Make a snapshot of the state after `step`, if there is none yet, and return when its keeper has it."""
+    keepers: tuple[tuple[MemberId, MemberId], ...] = ()
+    """(owner, who keeps the copy of that last snapshot) where that is not the owner's buddy of the view's order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +48,30 @@ class Plan:
     checkpoint_every: int | None
     export: bool
     can_evaluate: bool
+    snapshot: bool = False
+    """The engine is sharded: members keep snapshots for each other."""
+
+    def due(self, step: int) -> Due:
+        """What the job wants to be done with the state after `step`."""
+        if step == self.total_steps:
+            return Due(self.can_evaluate, True)
+        return Due(self.can_evaluate and _due(step, self.evaluate_every), _due(step, self.checkpoint_every))
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What is to be done with the state after a step, beside going on."""
+
+    evaluate: bool = False
+    checkpoint: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LastDue:
+    """The last steps, up to some step, after which the state was to be evaluated and saved; None: there was none."""
+
+    evaluate: int | None = None
+    checkpoint: int | None = None
 
 
 def horizon(reported: int, step_s: float | None, *, ahead_s: float) -> int:
@@ -46,56 +85,143 @@ def horizon(reported: int, step_s: float | None, *, ahead_s: float) -> int:
 
 
 class Leasing:
-    """Leases of one view. A step leased to one member is leased to all, so that nobody waits in a collective alone."""
+    """Leases of one view. A step leased to one member is leased to all, so that nobody waits in a collective alone.
 
-    def __init__(self, view: View, plan: Plan, first_step: int) -> None:
+    `owes`: what is still due for the state with which the view begins, after step `first_step - 1`, and is said by the
+    order of the view. None: nothing, or, if the budget is used up already, all that is due after its last step.
+    """
+
+    def __init__(self, view: View, plan: Plan, first_step: int, *, owes: Due | None = None) -> None:
         self.view = view
         self.plan = plan
+        self.first_step = first_step
         self.leased_until = first_step - 1
         self.end: End | None = None
+        self._told = False
         self._given = dict.fromkeys(view.members, first_step - 1)
-        if first_step > plan.total_steps:
-            self._finish("the budget was used up already")
+        self._snapshots: set[int] = set()
+        self._last_snapshot = first_step - 1
+        used_up = first_step > plan.total_steps
+        self.owes = owes or (plan.due(first_step - 1) if used_up else Due())
+        if used_up:
+            self._finish("the budget was used up already", Due())
 
-    def extend(self, until: int) -> None:
-        """Allow leases up to step `until` (or the view's end)."""
+    def extend(self, until: int, snapshot_every: int = 1) -> None:
+        """Allow leases up to step `until` (or the view's end); of the new ones each `snapshot_every`-th is a snapshot.
+
+        The flags of a step are decided here, once. The first step of a view is always a snapshot, and so is a step
+        with a checkpoint, which needs the same copy.
+        """
         last = self.end.step if self.end else self.plan.total_steps
-        self.leased_until = max(self.leased_until, min(until, last))
+        for step in range(self.leased_until + 1, min(until, last) + 1):
+            self.leased_until = step
+            counted = step == self.first_step or step - self._last_snapshot >= max(1, snapshot_every)
+            if self.plan.snapshot and (counted or self.plan.due(step).checkpoint):
+                self._snapshots.add(step)
+                self._last_snapshot = step
         if self.end is None and self.leased_until == self.plan.total_steps:
-            self._finish("the budget is used up")
+            self._finish("the budget is used up", self.plan.due(self.leased_until))
 
     def stop(self, reason: str) -> None:
-        """End the view at its boundary: the first step that is not leased to anybody yet."""
+        """End the run's work at the boundary: the first step that is not leased to anybody yet.
+
+        Wins over a change that no member has been told of. A change that somebody was told of stays, so that all
+        members do the same; the next view then ends at once. The end of the budget stays.
+        """
+        if self.end is None or (self.end.kind is EndKind.CHANGE and not self._told):
+            self.end = self._at_boundary(EndKind.STOP, reason, checkpoint=True)
+
+    def change(
+        self, reason: str, *, keepers: Mapping[MemberId, MemberId] | None = None, checkpoint: bool = False
+    ) -> None:
+        """End the view, not the run, at its boundary. Changes nothing if the view has an end already.
+
+        `keepers`: who keeps the copies of the last snapshot, so that nobody's lies with one who leaves.
+        `checkpoint`: nobody who holds the state will stay, so it must become durable.
+        """
         if self.end is None:
-            self.end = End(self.leased_until, evaluate=False, checkpoint=True, export=False, reason=reason)
+            self.end = self._at_boundary(EndKind.CHANGE, reason, checkpoint=checkpoint, keepers=keepers or {})
+
+    def resume_at(
+        self, given: Mapping[MemberId, int], *, snapshots: Collection[int] = (), ends: Iterable[End] = ()
+    ) -> None:
+        """Take over a view from a coordinator that was lost in the middle of it, before anything else is called.
+
+        `given`: the last step leased to each member; `snapshots`: those of the leases given out that say so;
+        `ends`: every end that a member was told. All three are what members say.
+        """
+        assert self.leased_until == self.first_step - 1, "a view is taken over before anything is leased"
+        self._given.update({m: s for m, s in given.items() if m in self._given})
+        self.leased_until = max(self._given.values())
+        self._snapshots.update(snapshots)
+        self._last_snapshot = max([self._last_snapshot, *snapshots])
+        for end in ends:
+            assert self.end in (None, end) or not self._told, f"members were told two ends: {self.end} and {end}"
+            self.end, self._told = end, True
+        self.extend(self.leased_until)
 
     def take(self, member: MemberId) -> tuple[Lease, ...]:
-        """The leases that `member` has not been given yet."""
+        """The leases that `member` has not been given yet; `end` counts as told to it."""
+        self._told = self._told or self.end is not None
         first, self._given[member] = self._given[member] + 1, self.leased_until
-        return tuple(self._flagged(self._lease(member, s)) for s in range(first, self.leased_until + 1))
+        taken = tuple(self._flagged(self._lease(member, s)) for s in range(first, self.leased_until + 1))
+        self._snapshots -= {s for s in self._snapshots if s <= min(self._given.values())}
+        return taken
+
+    def last_due(self, step: int) -> LastDue:
+        """What was last due in this view up to `step`, what it owed to begin with included."""
+        plan, owed = self.plan, self.owes
+        evaluate = _last_due(step, plan.evaluate_every, plan.total_steps) if plan.can_evaluate else 0
+        checkpoint = _last_due(step, plan.checkpoint_every, plan.total_steps)
+        before = self.first_step - 1
+        return LastDue(
+            evaluate if evaluate >= self.first_step else before if owed.evaluate else None,
+            checkpoint if checkpoint >= self.first_step else before if owed.checkpoint else None,
+        )
 
     def _lease(self, member: MemberId, step: int) -> Lease:
         return lease(self.view, member, step, batch_size=self.plan.batch_size, virtual_shards=self.plan.virtual_shards)
 
     def _flagged(self, given: Lease) -> Lease:
         # What follows the very last step is said by `End`, once, so that the two can never disagree.
-        if given.step == self.plan.total_steps:
-            return given
+        flags = Due() if given.step == self.plan.total_steps else self.plan.due(given.step)
         return replace(
             given,
-            evaluate=self.plan.can_evaluate and _due(given.step, self.plan.evaluate_every),
-            checkpoint=_due(given.step, self.plan.checkpoint_every),
+            evaluate=flags.evaluate,
+            checkpoint=flags.checkpoint,
+            snapshot=given.step in self._snapshots,
         )
 
-    def _finish(self, reason: str) -> None:
+    def _at_boundary(
+        self, kind: EndKind, reason: str, *, checkpoint: bool, keepers: Mapping[MemberId, MemberId] | None = None
+    ) -> End:
+        return End(
+            self.leased_until,
+            evaluate=False,
+            checkpoint=checkpoint,
+            export=False,
+            reason=reason,
+            kind=kind,
+            snapshot=self.plan.snapshot,
+            keepers=tuple(sorted((keepers or {}).items())),
+        )
+
+    def _finish(self, reason: str, due: Due) -> None:
         self.end = End(
-            self.plan.total_steps,
-            evaluate=self.plan.can_evaluate,
-            checkpoint=True,
+            self.first_step - 1 if self.first_step > self.plan.total_steps else self.plan.total_steps,
+            evaluate=due.evaluate,
+            checkpoint=due.checkpoint,
             export=self.plan.export,
             reason=reason,
+            snapshot=self.plan.snapshot,
         )
 
 
 def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
+
+
+def _last_due(step: int, every: int | None, total: int) -> int:
+    if step >= total:
+        return total
+    return step - step % every if every else 0

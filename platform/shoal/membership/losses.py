@@ -1,4 +1,4 @@
-"""What to do when a view breaks. Pure: causes in, a decision with its reason out."""
+"""Why a view broke, and whether the run may go on after it. Pure: causes in, a verdict with its reason out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shoal.membership.view import MemberId
 
 
 class Cause(str, Enum):
-    """Why a member left the view without being asked, worst for the run first."""
+    """Why a member left the view before its boundary, worst for the run first."""
 
     USER_CODE = "error in the task"  # would come back on every attempt: never retried, as the next four
     STATE = "checkpoint cannot be used"
@@ -18,18 +18,23 @@ class Cause(str, Enum):
     CAPACITY = "not enough capacity"
     INTERNAL = "error in Shoal"  # our bug; its traceback is what helps
     LOST = "worker lost"  # its process or node died
-    SILENT = "worker silent"  # no step within its deadline; it was killed
+    SILENT = "worker silent"  # no progress within its deadline; it was killed
+    PREEMPTED = "node reclaimed"  # its node was drained or taken back: nobody's bug
+    ASKED = "ended on request"  # somebody asked for exactly this
     COLLECTIVE = "collective broke"  # what the peers of a lost member see
 
 
 NEVER_RETRIED = frozenset({Cause.USER_CODE, Cause.STATE, Cause.DATA, Cause.CAPACITY, Cause.INTERNAL})
+NEVER_CHARGED = frozenset({Cause.PREEMPTED, Cause.ASKED})
 
 
 @dataclass(frozen=True, slots=True)
-class Restart:
-    """Start workers again and go on from the last durable checkpoint."""
+class Recover:
+    """Go on with the survivors."""
 
     reason: str
+    charged: int
+    """Losses charged so far, this one included where it counts. Zero again once a step has been committed after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +67,20 @@ def explain(errors: Mapping[MemberId, tuple[Cause, str]]) -> Loss:
     raise AssertionError("every cause is in the enumeration")
 
 
-def after_loss(loss: Loss, *, used: int, max_failures: int) -> Restart | Fail:
-    """Decide about a loss. `used` counts the losses before this one; `max_failures` as in ray.train.FailureConfig."""
+def after_loss(loss: Loss, *, charged: int, max_failures: int) -> Recover | Fail:
+    """Decide about a loss.
+
+    `charged`: charged losses since the last committed step, without this one. `max_failures`: how many of them the job
+    bears without a step committed in between; 0: the first one ends the run; -1: no limit. A view that breaks is one
+    loss, however many members it lost.
+    """
     who = ", ".join(loss.members)
     if loss.cause in NEVER_RETRIED:
         return Fail(f"{loss.cause.value} on {who}:\n{loss.text}")
     what = f"{loss.cause.value}: {who}" + (f" ({loss.text})" if loss.text else "")
-    if max_failures >= 0 and used >= max_failures:
-        return Fail(f"{what}; failures.max_failures={max_failures} allows no further restart")
-    left = "no limit" if max_failures < 0 else f"restart {used + 1} of {max_failures}"
-    return Restart(f"{what}; {left}")
+    if loss.cause in NEVER_CHARGED:
+        return Recover(f"{what}; not charged to failures.max_failures", charged)
+    if max_failures >= 0 and charged >= max_failures:
+        return Fail(f"{what}; failures.max_failures={max_failures} allows no further one before a step is committed")
+    left = f"; {max_failures - charged - 1} more in a row are allowed" if 0 <= max_failures <= charged + 2 else ""
+    return Recover(f"{what}{left}", charged + 1)

@@ -14,6 +14,8 @@ class View:
 
     number: int
     members: tuple[MemberId, ...]
+    cuts: tuple[int, ...] | None = None
+    """Where each member's virtual shards begin, and where the last one's end; None: an even division."""
 
     @property
     def size(self) -> int:
@@ -24,9 +26,16 @@ class View:
         return self.members.index(member)
 
     def shards(self, member: MemberId, virtual_shards: int) -> range:
-        """The contiguous virtual shards of `member`: [r*V/n, (r+1)*V/n)."""
-        r, n = self.rank(member), self.size
-        return range(r * virtual_shards // n, (r + 1) * virtual_shards // n)
+        """The contiguous virtual shards of `member`: [r*V/n, (r+1)*V/n) unless `cuts` says otherwise."""
+        cuts = self.bounds(virtual_shards)
+        r = self.rank(member)
+        return range(cuts[r], cuts[r + 1])
+
+    def bounds(self, virtual_shards: int) -> tuple[int, ...]:
+        """`cuts`, or those of an even division: size + 1 numbers from 0 to `virtual_shards`."""
+        if self.cuts is not None:
+            return self.cuts
+        return tuple(r * virtual_shards // self.size for r in range(self.size + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +43,8 @@ class Lease:
     """The coordinator's word to a member: in view `view`, do virtual shards `shards` of step `step`.
 
     `start` and `stop` bound the member's samples as positions in the endless stream of the job's epochs; they are its
-    virtual shards' samples, in order. `evaluate` and `checkpoint` say what to do after the step; all members of a
-    view get the same two for the same step.
+    virtual shards' samples, in order. The flags say what to do after the step; all members of a view get the same ones
+    for the same step.
     """
 
     view: int
@@ -45,6 +54,7 @@ class Lease:
     stop: int
     evaluate: bool = False
     checkpoint: bool = False
+    snapshot: bool = False
 
 
 def lease(view: View, member: MemberId, step: int, *, batch_size: int, virtual_shards: int) -> Lease:

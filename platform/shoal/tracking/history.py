@@ -27,10 +27,12 @@ class History:
     evaluations: list[Entry] = field(default_factory=list)
     checkpoints: list[Entry] = field(default_factory=list)
     events: list[Entry] = field(default_factory=list)
-    """Starts, views, losses, resumes, ends, in order."""
+    """Starts, views, losses, changes, resumes, ends, in order."""
     epoch: float | None = None
-    redone: int = 0
+    rolled_back: int = 0
     """Steps that were committed, rolled back and done again."""
+    redone_by_view: dict[int, int] = field(default_factory=dict)
+    """view -> steps done again at its beginning, those that were not yet committed too."""
 
     def add(self, entries: Iterable[Entry]) -> History:
         for entry in entries:
@@ -44,8 +46,15 @@ class History:
             else:
                 if kind == "resume":
                     self._roll_back(entry["from_step"])
+                elif kind == "change":
+                    self.redone_by_view[entry["view"]] = int(entry.get("steps_redone") or 0)
                 self.events.append(entry)
         return self
+
+    @property
+    def redone(self) -> int:
+        """Steps that were done twice. A change of the view tells of those that were rolled back with it, too."""
+        return max(self.rolled_back, sum(self.redone_by_view.values()))
 
     def _commit(self, entry: Entry) -> None:
         for name, column in self.commits.items():
@@ -55,7 +64,7 @@ class History:
 
     def _roll_back(self, step: int) -> None:
         keep = bisect_right(self.commits["step"], step)
-        self.redone += len(self.commits["step"]) - keep
+        self.rolled_back += len(self.commits["step"]) - keep
         for column in self.commits.values():
             del column[keep:]
         self.evaluations = [e for e in self.evaluations if e["step"] <= step]

@@ -2,10 +2,14 @@
 
 Every entry has `kind` and `time` (Unix seconds); `kind` comes first in the line. The kinds and their other fields:
 
-    start       run, job_digest
-    view        number, members [{id, node, ...}], first_step, reason
+    start       run, job_digest, samples (of an epoch), data_digest, batch_size, total_steps
+    view        number, members [{id, node, ...}], first_step, reason, joined, left, lost [ids]
     commit      step, view, samples [a, b), epoch, loss, lr, grad_norm, workers, step_s, data_wait_s, compute_s,
-                communicate_s, update_s, samples_per_s, tokens_per_s (where it makes sense)
+                communicate_s, update_s, samples_per_s, tokens_per_s (where it makes sense); samples_digest (where all
+                members could tell theirs), covered (virtual shards whose loss is known, where these are not all)
+    change      view (the new one), what join|leave|loss|hang, members [ids], workers (afterwards), step (the first one
+                of the view), detect_s, regroup_s, state_s, resume_s, idle_s (without a step), steps_redone
+    scale       min, max: workers that the run may have from now on
     evaluation  step, metrics {"val/loss": ...}, seconds
     checkpoint  step, uri, bytes, seconds, error (if it failed)
     loss        members, cause, reason
@@ -205,6 +209,23 @@ def of_kind(path: Path, kind: str) -> Iterator[Entry]:
             if isinstance(entry, dict):
                 yield entry
             at = data.find(mark, end)
+
+
+def last_view(path: Path) -> int:
+    """The number of the newest view; 0 if there was none. Numbers go up over all processes of a run."""
+    return max((int(entry["number"]) for entry in of_kind(path, "view")), default=0)
+
+
+def is_written(path: Path) -> bool:
+    """Whether a process holds the ledger now, wherever it runs (False where the file system has no locks)."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not lock_descriptor(file, wait_s=0.0)
+    finally:
+        os.close(file)
 
 
 def _parse(line: bytes) -> Any:

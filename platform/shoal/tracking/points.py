@@ -5,7 +5,8 @@ is why a crash between "sent" and "noted as sent" does no harm.
 
 Each step's loss, learning rate and gradient norm become points of their own. Times, rates and the number of workers
 become one point per second of the run (per step, where steps are longer than a second), so that a run of 50 steps a
-second does not cost five times as much to record as its loss curve is worth.
+second does not cost five times as much to record as its loss curve is worth. Each change of the membership becomes
+points at the first step after it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from shoal.tracking.changes import PARTS
 from shoal.tracking.ledger import Entry
 
 # MLflow's UI shows groups in alphabetical order: these names put the curves of training and validation on top.
@@ -23,6 +25,10 @@ PER_STEP = {"loss": "train/loss", "lr": "train/learning_rate", "grad_norm": "tra
 RATES = {"samples_per_s": "work/samples_per_s", "tokens_per_s": "work/tokens_per_s"}
 TIMES = {f"{part}_s": f"work/{part}_s" for part in ("step", "data_wait", "compute", "communicate", "update")}
 WORKERS = "work/workers"
+CHANGES = {what: f"work/{what}_s" for what in ("join", "leave", "loss", "hang")}
+"""Seconds that the members who stayed did no step, for each kind of change of the membership."""
+COSTS = {f"{part}_s": f"work/{part}_s" for part in PARTS}
+REDONE = "work/steps_redone"
 BEST = "val/loss.best"
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
@@ -144,6 +150,8 @@ def _note(entry: Entry, parcel: Parcel) -> None:
             values[BEST] = best
         parcel.points += [Point(k, v, _ms(entry), entry["step"]) for k, v in values.items()]
         parcel.progress = replace(progress, evaluation=entry["step"], evaluated=True, best=best)
+    elif kind == "change":
+        parcel.points += _change(entry)
     elif kind == "checkpoint" and not entry.get("error"):
         parcel.tags |= {"shoal.checkpoint": str(entry["uri"]), "shoal.checkpoint_step": str(entry["step"])}
     elif kind in ("start", "resume", "view"):
@@ -152,6 +160,13 @@ def _note(entry: Entry, parcel: Parcel) -> None:
     elif kind == "end":
         parcel.status, parcel.time_ms = STATUS[entry["status"]], _ms(entry)
         parcel.tags["stop_reason"] = str(entry.get("reason") or entry["status"])
+
+
+def _change(entry: Entry) -> list[Point]:
+    """A change of the membership at the first step after it: what happened, and where its time went."""
+    values = {CHANGES.get(entry["what"]): entry.get("idle_s"), REDONE: entry.get("steps_redone")}
+    values |= {key: entry.get(name) for name, key in COSTS.items()}
+    return [Point(k, float(v), _ms(entry), int(entry["step"])) for k, v in values.items() if k and v is not None]
 
 
 def unsent(scanned: Iterable[tuple[Entry, int]], progress: Progress) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.run_folder import RunFolder
+from shoal.tracking.changes import PARTS
 from shoal.tracking.history import SMOOTHING_STEPS, History, recent_rate, smooth, thin
 from shoal.tracking.ledger import Entry, scan
 from shoal.tracking.owner import is_alive
@@ -68,8 +69,9 @@ def report_data(folder: RunFolder) -> dict[str, Any]:
         "curves": _curves(history),
         "evaluations": [_evaluation(e) for e in history.evaluations],
         "checkpoints": [_checkpoint(e) for e in history.checkpoints[-_MOST_ROWS:]],
-        "events": [_event(e) for e in history.events[-_MOST_ROWS:]],
+        "events": [_event(e) for e in history.events if e["kind"] != "change"][-_MOST_ROWS:],
         "views": [_view(e) for e in history.events if e["kind"] == "view"],
+        "changes": [_change(e) for e in history.events if e["kind"] == "change"][-_MOST_ROWS:],
         "parameters": {**job.get("values", {}), "run again": job.get("run_again", "")},
         "versions": {k.removeprefix("version."): v for k, v in tags.items() if k.startswith("version.")},
         "code": {k.removeprefix("mlflow.source."): v for k, v in tags.items() if k.startswith("mlflow.source.")},
@@ -142,16 +144,30 @@ def _view(entry: Entry) -> dict[str, Any]:
     }
 
 
+def _change(entry: Entry) -> dict[str, Any]:
+    seconds = {part: entry.get(f"{part}_s") for part in (*PARTS, "idle")}
+    return {
+        **{k: entry.get(k) for k in ("time", "view", "what", "workers", "step", "steps_redone")},
+        "members": ", ".join(map(str, entry.get("members", ()))),
+        **{part: _number(value, 4) for part, value in seconds.items()},
+    }
+
+
 def _event(entry: Entry) -> dict[str, Any]:
     kind = entry["kind"]
     if kind == "view":
         members = ", ".join(str(m["id"]) for m in entry["members"])
         text = f"view {entry['number']} from step {entry.get('first_step')}: {members}"
+        moves = (("joined", entry.get("joined")), ("left", entry.get("left")), ("lost", entry.get("lost")))
+        said = "; ".join(f"{', '.join(map(str, who))} {what}" for what, who in moves if who)
+        text += f" ({said})" if said else ""
     elif kind == "loss":
         text = f"lost {', '.join(map(str, entry.get('members', ())))}: {entry.get('cause') or ''}"
     elif kind == "resume":
         text = f"went on after step {entry['from_step']}"
         text += f" from {entry['checkpoint']}" if entry.get("checkpoint") else ""
+    elif kind == "scale":
+        text = f"{entry['min']} to {entry['max']} workers from now on"
     elif kind == "end":
         text = str(entry["status"])
     else:

@@ -1,15 +1,31 @@
-"""The worker: a Ray actor that hosts one engine and takes part in one view after another."""
+"""The worker: a Ray actor that hosts one engine and takes part in one view after another.
+
+Two lines lead to it. On the one, `prepare`, `warm_up` and `run_view` run one at a time on one thread: that is where
+torch computes. On the other (`LINE`), the coordinator and other workers reach it while it computes.
+"""
 
 from __future__ import annotations
 
+import os
+import threading
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import ray
+from ray.util.placement_group import get_current_placement_group
+
 from shoal.errors import TaskError
 from shoal.job import Job, by_value
-from shoal.membership.messages import Grant, Reports, ViewOrder
-from shoal.membership.view import MemberId
+from shoal.membership.messages import Held, Told, ViewEnd, ViewOrder
+from shoal.membership.view import MemberId, View
+from shoal.orphans import end_with
+
+LINE = "line"
+LINE_THREADS = 6
+ENDS_KEPT = 8
+"""How many views back a worker can tell a restarted coordinator what it did there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +40,8 @@ class Outfit:
     export_uri: str
     validation_samples: int
     """0: there is nothing to evaluate on."""
+    coordinator: str
+    """Name of the coordinator's actor: a worker outlives its restart, and ends when it is gone for good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,145 +50,172 @@ class WorkerFacts:
 
     member: MemberId
     node: str
-    address: str
     pid: int
     device: str
+    rendezvous: str
+    """`host:port` of the store by which a view whose first member this is finds together."""
     model: dict[str, Any]
     """`digest`, `parameters` (table of name, elements, shape)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a worker tells a coordinator that was restarted."""
+
+    facts: WorkerFacts | None
+    """None: it is not prepared yet."""
+    order: ViewOrder | None
+    """The view that it is in, or was in last."""
+    told: Told
+    """What it was told in that view."""
+    ends: tuple[ViewEnd, ...]
+    """How its last views ended for it, as far as it came out of them well."""
+    place: Any
+    """Its placement group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """The other actors, as a member reaches them in one view."""
+
+    coordinator: Any
+    feed: Any
+    peers: Mapping[MemberId, Any]
+    """The members' actors."""
+
+
 class Worker:
-    """One engine in one process. Methods run one at a time, on one thread, in the order they are called."""
+    """One engine in one process."""
 
     def __init__(self, outfit: Outfit) -> None:
-        import ray
-
+        end_with(outfit.coordinator, "shoal")
         self._outfit = outfit
-        self._address = ray.util.get_node_ip_address()
-        self._node = ray.get_runtime_context().get_node_id()
-        self._store: Any = None
+        self._facts: WorkerFacts | None = None
+        self._order: ViewOrder | None = None
+        self._life: Any = None
+        self._cuts: set[int] = set()
+        self._ends: dict[int, ViewEnd | Exception] = {}
+        self._ended = threading.Condition()
+
+    # On the computing thread -------------------------------------------------------------------------------------
 
     def prepare(self) -> WorkerFacts:
         """Import, unpickle the job, build the model. Raises TaskError if the user's code fails."""
-        import os
-
-        import torch
-
-        from shoal.engines import make_engine
-        from shoal.engines.factory import model_facts
-
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         try:
             self._job: Job = by_value.loads(self._outfit.job)
         except Exception as error:  # noqa: BLE001 - unpickling runs the user's imports: whatever fails is theirs
             raise TaskError(
                 f"the job could not be unpickled on worker {self._outfit.member}: {error}\n{traceback.format_exc()}"
             ) from None
+        from shoal.engines.determinism import prepare_process
+
+        # Before torch is there: some of it is read at import.
+        prepare_process(self._job.numerics, max(1, int(self._job.workers.cpus)))
+        import torch
+
+        from shoal.engines import make_engine
+        from shoal.engines.factory import model_facts
+        from shoal.worker.group import open_store
+        from shoal.worker.life import Estate
+        from shoal.worker.snapshots import Snapshots
+
         device = torch.device("cuda", 0) if self._job.workers.gpus else torch.device("cpu")
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        self._engine = make_engine(self._job, device)
-        return WorkerFacts(
+        self._estate = Estate(make_engine(self._job, device), Snapshots(self._outfit.member))
+        self._store, rendezvous = open_store(ray.util.get_node_ip_address())
+        self._facts = WorkerFacts(
             member=self._outfit.member,
-            node=self._node,
-            address=self._address,
+            node=ray.get_runtime_context().get_node_id(),
             pid=os.getpid(),
             device=str(device),
-            model=model_facts(self._engine.model),
+            rendezvous=rendezvous,
+            model=model_facts(self._estate.engine.model),
+        )
+        return self._facts
+
+    def warm_up(self, feed: Any, position: int) -> None:
+        """One dry step on the samples from `position` on, alone: what only the first step costs is paid before the
+        others have to wait for it. Leaves no trace in the state."""
+        from shoal.worker.warming import dry_step
+
+        assert self._facts is not None, "prepare() comes first"
+        dry_step(
+            self._estate.engine, self._job, self._outfit.member, self._store, self._facts.rendezvous, feed, position
         )
 
-    def open_store(self, size: int) -> str:
-        """Host the rendezvous of the coming view; returns `host:port`."""
-        from shoal.worker.group import open_store
+    def run_view(self, order: ViewOrder, links: Links) -> ViewEnd:
+        """Take part in a view from its forming to its end; says what this member then holds.
 
-        self._store, address = open_store(self._address, size, self._job.workers.start_s)
-        return address
-
-    def run_view(self, order: ViewOrder, coordinator: Any, feed: Any) -> int:
-        """Take part in a view from its forming to its end; returns the last step done.
-
-        Raises TaskError (the user's code), CheckpointError (state that cannot be used), and whatever the collectives
-        raise when a peer is gone.
+        Raises TaskError (the user's code), CheckpointError (state that cannot be used) and DataError. A peer that is
+        gone is no error of this member's: its end says `broken`.
         """
-        from shoal.worker.group import dissolve_group, form_group
+        from shoal.worker.life import Life
 
-        job, engine = self._job, self._engine
-        if order.checkpoint is None:
-            engine.reset()
-        hosts = self._store if order.view.rank(order.member) == 0 else None
-        # Twice: the coordinator, who can tell which member hangs, must come before the collectives, who cannot.
-        form_group(order, engine.device, hosts, 2 * job.workers.silence_s)
+        self._order = order
+        self._life = Life(order, links, self._outfit, self._job, self._estate)
         try:
-            engine.form(order.view.rank(order.member), order.view.size)
-            step = self._restore(order)
-            assert step == order.first_step - 1, (
-                f"the state is that of step {step}, the view begins at {order.first_step}"
-            )
-            return self._train(order, coordinator, feed, step)
-        finally:
-            engine.leave()
-            dissolve_group()
+            end: ViewEnd | Exception = self._life.live(self._store, self._was_cut)
+        except Exception as error:  # noqa: BLE001 - kept for a coordinator that asks later, and raised all the same
+            end = error
+        with self._ended:
+            self._ends = dict(list(self._ends.items())[1 - ENDS_KEPT :]) | {order.view.number: end}
+            self._ended.notify_all()
+        if isinstance(end, Exception):
+            raise end
+        return end
 
-    def _restore(self, order: ViewOrder) -> int:
-        if order.checkpoint is None:
-            return 0
-        from shoal.engines.factory import model_facts
-        from shoal.state.reader import CheckpointReader
+    def _was_cut(self, view: int) -> bool:
+        return view in self._cuts
 
-        reader = CheckpointReader(order.checkpoint)
-        facts = model_facts(self._engine.model)
-        reader.check_model(facts["digest"], facts["parameters"])
-        reader.verify(order.view.rank(order.member), order.view.size)
-        self._engine.write_state(reader.read, reader.manifest.scalars, reader.buffers())
-        return reader.manifest.step
+    # On the line -------------------------------------------------------------------------------------------------
 
-    def _train(self, order: ViewOrder, coordinator: Any, feed: Any, step: int) -> int:
-        import ray
+    @ray.method(concurrency_group=LINE)
+    def cut(self, view: int) -> None:
+        """The view is over: make whatever waits for its members fail at once."""
+        from shoal.worker.group import cut_group
 
-        from shoal.data.reader import SliceReader
-        from shoal.state.writer import AsyncShardWriter
-        from shoal.worker.courier import Courier
-        from shoal.worker.evaluation import Evaluator
-        from shoal.worker.loader import Loader
-        from shoal.worker.loop import Loop, Place
+        self._cuts.add(view)
+        life = self._life
+        if life is not None and life.order.view.number == view:
+            life.cut()
+        cut_group(view)
 
-        job, outfit = self._job, self._outfit
-        place = Place(order.view, order.member, outfit.total_steps, outfit.checkpoint_uri)
-        reader = SliceReader(feed)
-        writer = AsyncShardWriter()
+    @ray.method(concurrency_group=LINE)
+    def keep(self, name: Held, parcel: Any) -> None:
+        """Keep a copy of another member's shard."""
+        from shoal.worker.snapshots import unpack
 
-        def sync(reports: Reports) -> Grant:
-            return ray.get(coordinator.sync.remote(reports), timeout=job.workers.silence_s)
+        self._estate.snapshots.keep(name, unpack(parcel))
 
-        courier = Courier(order.member, order.view.number, sync, writer.poll)
-        loader = Loader(courier.leases, lambda ranges: reader.read("train", ranges))
-        evaluator = (
-            Evaluator(
-                samples=outfit.validation_samples,
-                batch=job.batch.shard_size,
-                rank=place.rank,
-                size=order.view.size,
-                read=lambda start, stop: reader.read("validation", [(start, stop)])[0],
-            )
-            if outfit.validation_samples
-            else None
-        )
-        courier.start()
-        loader.start()
-        try:
-            last = Loop(job, self._engine, place, loader, courier, evaluator, writer, self._export).run(step)
-            writer.drain(job.workers.silence_s)
-        finally:
-            courier.close()
-        return last
+    @ray.method(concurrency_group=LINE)
+    def held(self) -> tuple[Held, ...]:
+        """The snapshots that it keeps by now: a copy may come after the word with which a view ended."""
+        return self._estate.snapshots.held
 
-    def _export(self, engine: Any) -> None:
-        import torch.distributed as dist
+    @ray.method(concurrency_group=LINE)
+    def standing(self) -> Standing:
+        """Where this worker stands."""
+        told = self._life.told if self._life is not None else Told()
+        ends = tuple(e for e in self._ends.values() if isinstance(e, ViewEnd))
+        return Standing(self._facts, self._order, told, ends, get_current_placement_group())
 
-        from shoal.state.export import export_model
+    @ray.method(concurrency_group=LINE)
+    def stay(self) -> None:
+        """Never returns: whoever waits for it learns at once when this process is gone."""
+        threading.Event().wait()
 
-        parameters = engine.full_parameters()
-        if dist.get_rank() == 0:
-            export_model(
-                parameters, dict(engine.model.named_buffers()), self._job.task, engine.model, self._outfit.export_uri
-            )
+    @ray.method(concurrency_group=LINE)
+    def view_end(self, view: int) -> ViewEnd:
+        """How view `view` ended here; waits until it has. Raises what `run_view` raised."""
+        with self._ended:
+            self._ended.wait_for(lambda: view in self._ends)
+            end = self._ends[view]
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+
+def address_of(view: View, facts: Mapping[MemberId, WorkerFacts]) -> str:
+    """Where the members of `view` meet: on the first of them."""
+    return facts[view.members[0]].rendezvous

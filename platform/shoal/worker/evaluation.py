@@ -30,8 +30,8 @@ class Evaluator:
     """Positions [start, stop) of the held-out data -> columns."""
     _kept: dict[str, np.ndarray] | None = field(default=None)
 
-    def run(self, engine: Engine, step: int) -> EvaluationReport:
-        """Evaluate (collective where the engine's passes are)."""
+    def run(self, engine: Engine, step: int, tick: Callable[[], None]) -> EvaluationReport:
+        """Evaluate (collective where the engine's passes are). `tick` is called before every batch."""
         begun = time.perf_counter()
         ranges = self._batches()
         if self._kept is None:
@@ -41,6 +41,7 @@ class Evaluator:
         origin = ranges[0][0] if ranges else 0
         sums: dict[str, float] = {}
         for low, high in ranges:
+            tick()
             metrics = engine.evaluate(to_device(self._kept, low - origin, high - origin, engine.device))
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + value * (high - low)

@@ -1,56 +1,234 @@
-"""Process groups of a view: one rendezvous store on rank 0, one default group, taken down and formed again in place."""
+"""The process group of a view: formed, cut and dissolved in place, in milliseconds, any number of times.
+
+A worker has one rendezvous store for its life. A view meets at the store of its first member, under its own prefix.
+While the main thread forms a group or works in it, another thread may cut it (`cut_group`): whatever the main thread
+waits for then fails, be it a peer that died, one that was stopped, or one that never came.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
+import threading
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import psutil
 import torch
 import torch.distributed as dist
 
 from shoal.membership.messages import ViewOrder
+from shoal.worker.rendezvous import Meeting, Rendezvous
+from shoal.worker.sockets import Wires, marked
+from shoal.worker.waits import Waits
+
+SEVER_S = 1.0
+"""For the first stroke at the connections of a view that is cut; it takes a few milliseconds."""
+ABORT_S = 10.0
+"""For NCCL to let go of an aborted communicator."""
 
 
-def open_store(host: str, size: int, timeout_s: float) -> tuple[dist.TCPStore, str]:
-    """Start the rendezvous store of a view on this process; returns it and its `host:port`."""
-    store = dist.TCPStore(host, 0, size, is_master=True, timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
-    return store, f"{host}:{store.port}"
+class _Bond:
+    """What ties this process to one view."""
+
+    def __init__(self, order: ViewOrder, limit: timedelta, *, on_device: bool) -> None:
+        self.number, self.on_device = order.view.number, on_device
+        self.waits = Waits(self.cut, on_device=on_device)
+        self.meeting = Meeting(order.address, self.number, limit)
+        self._wires = Wires(limit, order.view.size)
+        self._cut, self._severed, self._left = threading.Event(), threading.Event(), threading.Event()
+        self._at_work = threading.Lock()
+
+    @property
+    def is_cut(self) -> bool:
+        return self._cut.is_set()
+
+    def cut(self) -> None:
+        """Make everything that waits for a member fail, until this process has left the view. Returns at once."""
+        if self._cut.is_set():
+            return
+        self._cut.set()
+        self.meeting.end()
+        self.waits.cut(f"view {self.number} was cut")
+        threading.Thread(target=self._sever, name="shoal-cut", daemon=True).start()
+        if self.on_device:
+            threading.Thread(target=_abort_nccl, name="shoal-abort", daemon=True).start()
+
+    def leave(self) -> None:
+        """From now on this view's sockets are nobody's; what is cut has been severed."""
+        if self.is_cut:
+            self._severed.wait(SEVER_S)
+        with self._at_work:  # or a late stroke would hit the next view's
+            self._left.set()
+        self.waits.close()
+        self.meeting.close()
+
+    def _sever(self) -> None:
+        self._wires.settle()
+        pause = 0.002
+        while not self._left.is_set():  # what the main thread does next may open new sockets
+            with self._at_work:
+                if not self._left.is_set():
+                    self._wires.shut()
+            self._severed.set()
+            self._left.wait(pause)
+            pause = min(2 * pause, 0.1)
 
 
-def form_group(order: ViewOrder, device: torch.device, store: dist.TCPStore | None, timeout_s: float) -> None:
+class _Place:
+    """Where this process stands; one at a time."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.bond: _Bond | None = None
+        self.cut_ahead: set[int] = set()
+        """Views that were cut before this process began to form them."""
+        self.graves: list[Any] = []
+        """Groups that torch has forgotten but that are still there."""
+
+
+_place = _Place()
+
+
+def open_store(host: str) -> tuple[Rendezvous, str]:
+    """Start the rendezvous of this process, once for its life; returns it and its `host:port`.
+
+    `host`: the address by which the others reach this node; gloo is bound to the same interface.
+    """
+    bind_gloo_to(host)
+    store = Rendezvous(host)
+    return store, store.address
+
+
+def form_group(order: ViewOrder, device: torch.device, store: Rendezvous | None, timeout_s: float) -> None:
     """Form the default group of the view (collective).
 
-    `store` is given on the member that hosts it. `timeout_s` bounds the forming and every collective inside the group;
-    DeepSpeed makes sub-groups without a time-out of their own, so torch's default is set to the same.
+    `store` is given on the member that hosts the rendezvous. `timeout_s` bounds the forming and every collective inside
+    the group, less than a second is added to it; DeepSpeed makes sub-groups without a time-out of their own, so torch's
+    default is set to the same. Raises DistError if a member does not come, or the view is cut.
     """
-    host, port = order.address.rsplit(":", 1)
-    limit = timedelta(seconds=timeout_s)
-    bind_gloo_to(host if store is not None else None)
-    base = store or dist.TCPStore(host, int(port), order.view.size, is_master=False, timeout=limit)
+    limit = marked(timeout_s)
+    bond = _Bond(order, limit, on_device=device.type == "cuda")
+    with _place.lock:
+        assert _place.bond is None, f"this process is still in view {_place.bond.number}"
+        if bond.number in _place.cut_ahead:
+            raise dist.DistBackendError(f"view {bond.number} was cut before it was formed")
+        _place.cut_ahead = {n for n in _place.cut_ahead if n > bond.number}
+        _place.bond = bond
+    _bury()
+    hook = sys.excepthook
+    try:
+        if store is not None:
+            store.begin(bond.number)
+        _connect(order, device, limit, bond)
+    except Exception as error:
+        was_cut = bond.is_cut
+        dissolve_group()
+        if was_cut:
+            raise dist.DistBackendError(f"view {bond.number} was cut while it was formed") from error
+        if isinstance(error, RuntimeError):
+            raise dist.DistBackendError(f"view {bond.number} could not be formed: {error}") from error
+        raise
+    finally:
+        sys.excepthook = hook  # torch puts another one around it for every group
+
+
+def _connect(order: ViewOrder, device: torch.device, limit: timedelta, bond: _Bond) -> None:
+    view = order.view
+    if view.size > 1:
+        bond.meeting.open()
     dist.distributed_c10d.default_pg_timeout = limit
+    if device.type == "cuda":
+        dist.distributed_c10d.default_pg_nccl_timeout = limit
+        # A collective that fails or hangs must end the view, not the process: neither of torch's watchmen may kill it.
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
+        os.environ.setdefault("TORCH_NCCL_ENABLE_MONITORING", "0")
+    bond.waits.install()
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        store=dist.PrefixStore(f"view-{order.view.number}", base),
-        rank=order.view.rank(order.member),
-        world_size=order.view.size,
+        store=bond.meeting if view.size > 1 else dist.HashStore(),
+        rank=view.rank(order.member),
+        world_size=view.size,
         timeout=limit,
         device_id=device if device.type == "cuda" else None,
     )
+    if bond.is_cut:
+        raise dist.DistBackendError("it was cut")
+
+
+def cut_group(view: int) -> None:
+    """End view `view` for this process, from any thread: what waits for a member, in forming, in a collective, in a
+    backward pass or in a transfer, raises within milliseconds, and so does all that is tried in this group later.
+
+    Returns at once. A view that this process has left already is not touched; one that it has not begun to form will
+    fail at its forming. Peers notice that the connections end, so one cut wakes all.
+    """
+    with _place.lock:
+        bond = _place.bond
+        if bond is None or bond.number != view:
+            _place.cut_ahead.add(view)
+            return
+    bond.cut()
 
 
 def dissolve_group() -> None:
-    """Take the default group down if there is one."""
+    """Leave the view: torch.distributed forgets every group, whole or broken. Never waits for a peer.
+
+    Engines must have let go of the groups (`leave`); what they still hold stays in memory as long as they hold it.
+    """
+    with _place.lock:
+        bond, _place.bond = _place.bond, None
+    _bury()
+    if bond is not None:
+        if bond.is_cut or sys.exc_info()[0] is not None:
+            bond.cut()
+        bond.leave()
+    _forget(bond)
+
+
+def _forget(bond: _Bond | None) -> None:
+    world = dist.distributed_c10d._world
     if dist.is_initialized():
-        dist.destroy_process_group()
+        # The end of a group waits for its threads. It comes when the last reference goes: later, in another thread.
+        _place.graves = list(world.pg_map)
+        if bond is None or not bond.on_device:
+            dist.destroy_process_group()
+        elif not bond.is_cut:
+            dist.destroy_process_group()  # NCCL's is collective: all members come here
+        elif not _within(ABORT_S, dist.distributed_c10d._abort_process_group):
+            raise dist.DistBackendError(f"NCCL did not let go of view {bond.number} within {ABORT_S:g} s")
+    world.group_count = 0  # a forming that failed has counted too, and names must be the same on all members
 
 
-def bind_gloo_to(address: str | None) -> None:
+def _abort_nccl() -> None:
+    """Make NCCL's kernels and calls return. A communicator that is only being made cannot be aborted."""
+    for group in list(dist.distributed_c10d._world.pg_map):
+        group.abort()
+
+
+def _within(seconds: float, act: Callable[[], None]) -> bool:
+    """Whether `act` came to its end in time."""
+    thread = threading.Thread(target=act, name="shoal-abort", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return not thread.is_alive()
+
+
+def _bury() -> None:
+    """Drop what is left of the groups before, in a thread that may have to wait for theirs."""
+    graves, _place.graves = _place.graves, []
+    if graves:
+        # Not a daemon: the interpreter must not end in the middle of a destructor.
+        threading.Thread(target=graves.clear, name="shoal-bury").start()
+
+
+def bind_gloo_to(address: str) -> None:
     """Make gloo listen on the interface that carries `address`, the one by which Ray knows this node.
 
     Without this gloo asks the resolver for the host's name, and on many machines that answers 127.0.1.1.
     """
-    if "GLOO_SOCKET_IFNAME" in os.environ or address is None:
+    if "GLOO_SOCKET_IFNAME" in os.environ:
         return
     for name, addresses in psutil.net_if_addrs().items():
         if any(a.address == address for a in addresses):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shoal.digests import shard_digests
 from shoal.membership.view import Lease
 
 DEPTH = 4
@@ -25,6 +26,8 @@ class Work:
 
     lease: Lease
     samples: dict[str, np.ndarray]
+    digests: str
+    """Of the samples' bytes, one per virtual shard: what the ledger proves the order with."""
 
 
 class Loader:
@@ -33,6 +36,7 @@ class Loader:
     def __init__(self, leases: queue.Queue[Lease | BaseException | None], read: Read) -> None:
         self._leases, self._read = leases, read
         self._ready: queue.Queue[Work | BaseException | None] = queue.Queue(maxsize=DEPTH)
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="shoal-loader", daemon=True)
         self.waited_s = 0.0
         """Seconds that the last `next()` waited."""
@@ -49,20 +53,47 @@ class Loader:
             raise item
         return item
 
+    def close(self, reason: BaseException | None = None) -> None:
+        """Stop. Whoever waits in `next()` gets `reason`. The thread ends as soon as the read that it is in returns."""
+        self._closed = True
+        self._leases.put(None)
+        self._clear()
+        if reason is not None:
+            self._ready.put_nowait(reason)
+
+    def _clear(self) -> None:
+        try:
+            while True:
+                self._ready.get_nowait()
+        except queue.Empty:
+            pass
+
     def _run(self) -> None:
-        while True:
+        while not self._closed:
             batch, stop = self._take()
             try:
                 # One call for all leases at hand: the cost of a remote call is per call, not per range.
                 found = self._read([(lease.start, lease.stop) for lease in batch]) if batch else []
+                work = [
+                    Work(lease, samples, shard_digests(samples, lease.shards[1] - lease.shards[0]))
+                    for lease, samples in zip(batch, found, strict=True)
+                ]
             except Exception as error:  # noqa: BLE001 - handed to the training loop, which is the one that can act
-                self._ready.put(error)
+                self._put(error)
                 return
-            for lease, samples in zip(batch, found, strict=True):
-                self._ready.put(Work(lease, samples))
+            for item in work:
+                self._put(item)
             if stop is not _GO_ON:
-                self._ready.put(stop)  # type: ignore[arg-type]
+                self._put(stop)  # type: ignore[arg-type]
                 return
+
+    def _put(self, item: Work | BaseException | None) -> None:
+        while not self._closed:
+            try:
+                self._ready.put(item, timeout=1.0)
+                return
+            except queue.Full:
+                continue
 
     def _take(self) -> tuple[list[Lease], object]:
         """At least one lease and at most DEPTH of those waiting; then the end, an error, or `_GO_ON`."""

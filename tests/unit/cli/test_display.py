@@ -72,6 +72,19 @@ def test_plain_says_what_a_run_waits_for_once() -> None:
     assert stream.getvalue() == "waiting: 1 of 2 workers; no node has 2 CPUs free\n"
 
 
+def test_plain_says_what_a_run_waits_for_in_the_middle_too() -> None:
+    stream = io.StringIO()
+    display = PlainDisplay(stream, clock=Clock())
+    display.status(at(40))
+    for _ in range(3):
+        display.status(at(40, phase="waiting", workers=0, message="1 of at least 2 workers is there"))
+    display.event("hang", "w1 hung and was cut out: 1 worker from step 41 · detect 10.00s")
+    assert stream.getvalue().splitlines()[1:] == [
+        "waiting: 1 of at least 2 workers is there · step 40/100",
+        "hang: w1 hung and was cut out: 1 worker from step 41 · detect 10.00s",
+    ]
+
+
 def test_plain_tells_the_whole_story() -> None:
     stream = io.StringIO()
     display = make_display(stream=stream)

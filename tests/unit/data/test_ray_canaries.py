@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -56,3 +59,29 @@ def test_causes_are_found_behind_rays_wrappers() -> None:
     outer.__cause__ = task
     assert str(ray_compat.find_cause(outer, DataError)) == "b.parquet is gone"
     assert ray_compat.find_cause(RuntimeError("other"), DataError) is None
+
+
+def test_what_nodes_report_can_be_kept_out_of_stdout() -> None:
+    code = (
+        "from ray._private.worker import print_to_stdstream as say; from shoal.ray_compat import quiet_driver; "
+        "report = lambda text: say({'lines': [text], 'pid': 'raylet', 'is_err': False}, ignore_prefix=False); "
+        "report('before'); quiet_driver(); report('after')"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": "platform"}, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert "before" in child.stdout
+    assert "after" not in child.stdout
+
+
+def test_a_process_that_has_loaded_ray_can_still_show_its_token() -> None:
+    code = (
+        "import ray; from ray._raylet import AuthenticationMode, get_authentication_mode as mode; "
+        "from shoal.ray_compat import auth_mode, use_auth_mode; "
+        "use_auth_mode(''); assert mode() == AuthenticationMode.DISABLED; "
+        "use_auth_mode('token'); assert mode() == AuthenticationMode.TOKEN; assert auth_mode() == 'token'; "
+        "use_auth_mode('disabled'); assert mode() == AuthenticationMode.TOKEN, 'the environment goes first'"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_AUTH_MODE"}
+    subprocess.run([sys.executable, "-c", code], env={**environment, "PYTHONPATH": "platform"}, check=True)

@@ -145,6 +145,7 @@ def test_of_equal_names_the_last_counts_and_nothing_changes_nothing():
         (["workers.max=1e400"], r"is not a whole number"),
         (["optimizer.lr=-1"], r"optimizer\.lr=-1\.0 must be more than 0"),
         (["optimizer.name=adam"], r'is not one of adamw, sgd; did you mean "adamw"'),
+        (["numerics=exakt"], r"'exakt' is not one of fast, exact; did you mean \"exact\""),
         (["engine.stage=4"], r"engine\.stage='4' is not one of 1, 2, 3"),
         (["optimizer.betas=0.9"], r"optimizer\.betas='0\.9' is not 2 values with commas between"),
         (["optimizer.betas=0.9,x"], r"is not 2 values"),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shoal.membership.losses import NEVER_RETRIED, Cause, Fail, Loss, Restart, after_loss, explain
-from shoal.membership.phases import MOVES, Phase, move
+from shoal.membership.losses import NEVER_CHARGED, NEVER_RETRIED, Cause, Fail, Loss, Recover, after_loss, explain
 
 pytestmark = pytest.mark.unit
 
@@ -20,24 +19,37 @@ def test_a_user_error_explains_everything() -> None:
     assert loss.cause is Cause.USER_CODE
 
 
+def test_a_reclaimed_node_does_not_hide_a_crash() -> None:
+    assert explain({"a": (Cause.PREEMPTED, ""), "b": (Cause.LOST, "died")}).cause is Cause.LOST
+    assert explain({"a": (Cause.PREEMPTED, ""), "b": (Cause.COLLECTIVE, "")}).cause is Cause.PREEMPTED
+
+
 @pytest.mark.parametrize("cause", sorted(NEVER_RETRIED))
 def test_what_would_come_back_is_never_retried(cause: Cause) -> None:
-    verdict = after_loss(Loss(cause, ("a",), "boom"), used=0, max_failures=-1)
+    verdict = after_loss(Loss(cause, ("a",), "boom"), charged=0, max_failures=-1)
     assert isinstance(verdict, Fail)
     assert "boom" in verdict.reason
 
 
 @pytest.mark.parametrize(
-    ("used", "allowed", "kind"), [(0, 0, Fail), (0, 1, Restart), (1, 1, Fail), (99, -1, Restart), (2, 3, Restart)]
+    ("charged", "allowed", "kind"), [(0, 0, Fail), (0, 1, Recover), (1, 1, Fail), (99, -1, Recover), (2, 3, Recover)]
 )
-def test_losses_are_retried_as_often_as_the_job_allows(used: int, allowed: int, kind: type) -> None:
-    verdict = after_loss(Loss(Cause.LOST, ("w1",), "gone"), used=used, max_failures=allowed)
+def test_losses_are_borne_as_often_as_the_job_allows(charged: int, allowed: int, kind: type) -> None:
+    verdict = after_loss(Loss(Cause.LOST, ("w1",), "gone"), charged=charged, max_failures=allowed)
     assert isinstance(verdict, kind)
     assert "w1" in verdict.reason
+    if isinstance(verdict, Recover):
+        assert verdict.charged == charged + 1
 
 
-def test_every_phase_has_its_moves_and_an_illegal_one_fails() -> None:
-    assert set(MOVES) == set(Phase)
-    assert move(Phase.STARTING, Phase.FORMING) is Phase.FORMING
-    with pytest.raises(AssertionError, match="illegal move done -> running"):
-        move(Phase.DONE, Phase.RUNNING)
+@pytest.mark.parametrize("cause", sorted(NEVER_CHARGED))
+def test_what_nobody_did_wrong_is_not_charged(cause: Cause) -> None:
+    verdict = after_loss(Loss(cause, ("w1",), ""), charged=2, max_failures=0)
+    assert isinstance(verdict, Recover)
+    assert verdict.charged == 2
+
+
+def test_every_cause_has_one_rule() -> None:
+    charged = {Cause.LOST, Cause.SILENT, Cause.COLLECTIVE}
+    assert NEVER_RETRIED.isdisjoint(NEVER_CHARGED)
+    assert charged | NEVER_RETRIED | NEVER_CHARGED == set(Cause)

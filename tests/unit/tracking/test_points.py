@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.tracking.points import BEST, PER_STEP, WORKERS, Point, Progress, clean_key, parcels, unsent
-from tests.support.ledgers import churning_run, commit, evaluation
+from tests.support.ledgers import change, churning_run, commit, evaluation
 
 pytestmark = pytest.mark.unit
 
@@ -75,6 +75,16 @@ def test_checkpoints_become_tags_unless_they_failed() -> None:
     bad = {"kind": "checkpoint", "time": 1.0, "step": 6, "uri": "s3://b/6", "error": "disk full"}
     (parcel,) = parcels(numbered([good, bad]), Progress())
     assert parcel.tags == {"shoal.checkpoint": "s3://b/5", "shoal.checkpoint_step": "5"}
+
+
+def test_changes_of_the_membership_become_points_at_the_first_step_after_them() -> None:
+    points = points_of([change(7.0, 2, "loss", ["w1"], 41, 3, redone=2)])
+    assert {p.key: p.value for p in points} == {
+        "work/loss_s": 0.56, "work/steps_redone": 2.0,
+        "work/detect_s": 0.12, "work/regroup_s": 0.2, "work/state_s": 0.15, "work/resume_s": 0.09,
+    }  # fmt: skip
+    assert {(p.step, p.time_ms) for p in points} == {(41, 7000)}
+    assert not points_of([{"kind": "change", "time": 1.0, "what": "join", "step": 3}])
 
 
 def test_unsent_counts_what_matters() -> None:

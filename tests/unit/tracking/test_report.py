@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from shoal.run_folder import RunFolder, write_json
+from shoal.tracking.changes import describe
 from shoal.tracking.history import History, smooth
 from shoal.tracking.ledger import Ledger
 from shoal.tracking.report import POINTS, write_report
-from tests.support.ledgers import churning_run, commit
+from tests.support.ledgers import change, churning_run, commit, view
 
 pytestmark = pytest.mark.unit
 
@@ -59,6 +60,23 @@ def test_the_report_says_what_happened(tmp_path: Path) -> None:
     assert [v["size"] for v in data["views"]] == [2, 4, 3, 4, 3]
     assert data["parameters"] == {"name": "gpt", "batch.size": "64", "run again": "shoal train x.py"}
     assert {e["kind"] for e in data["events"]} == {"start", "view", "loss", "resume", "end"}
+    assert [(c["what"], c["members"], c["step"], c["steps_redone"]) for c in data["changes"]] == [
+        ("join", "w3, w4", 90, 0), ("loss", "w4", 177, 3), ("join", "w5", 260, 0), ("leave", "w2", 340, 0),
+    ]  # fmt: skip
+    assert data["changes"][1]["detect"] == 0.12
+    assert data["changes"][1]["idle"] == 0.56
+
+
+def test_what_a_change_tells_of_itself(tmp_path: Path) -> None:
+    moves = {**view(1.0, 2, 2, 11, "w1 lost, w3 joined"), "joined": ["w3"], "lost": ["w1"], "left": []}
+    _, data = page_and_data(folder_with(tmp_path, [moves, {"kind": "scale", "time": 2.0, "min": 2, "max": 6}]))
+    assert data["events"][0]["text"] == "view 2 from step 11: w1, w2 (w3 joined; w1 lost)"
+    assert data["events"][1]["text"] == "2 to 6 workers from now on"
+    sparse = {"kind": "change", "time": 1.0, "view": 2, "what": "loss", "members": ["w1", "w2"], "steps_redone": 1}
+    assert describe(sparse) == "w1, w2 were lost · 1 step computed again"
+    assert describe(change(1.0, 2, "join", ["w3"], 41, 4)) == (
+        "w3 joined: 4 workers from step 41 · regroup 0.20s, state 0.15s, resume 0.09s · 0.56s without a step"
+    )
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:

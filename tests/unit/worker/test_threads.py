@@ -1,12 +1,15 @@
-"""The member's two threads: nothing is lost, nothing is reordered, and an error reaches the training loop."""
+"""The member's threads: nothing is lost, nothing is reordered, and an error reaches the training loop."""
 
 from __future__ import annotations
+
+import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from shoal.membership.leasing import End
-from shoal.membership.messages import Grant, Reports, StepReport
+from shoal.membership.messages import EvaluationReport, Grant, Reports, SnapshotKept, StepReport
 from shoal.membership.view import Lease
 from shoal.worker.courier import Courier
 from shoal.worker.loader import Loader
@@ -14,6 +17,7 @@ from shoal.worker.loader import Loader
 pytestmark = pytest.mark.unit
 
 END = End(step=6, evaluate=False, checkpoint=False, export=False, reason="done")
+DEADLINE_S = 20.0
 
 
 def lease(step: int) -> Lease:
@@ -25,17 +29,27 @@ def report(step: int) -> StepReport:
 
 
 class Coordinator:
-    """Grants two leases at each word, six in all."""
+    """Grants two leases at each word, six in all; fails as often as it is told to; commits what it is told to."""
 
     def __init__(self) -> None:
         self.heard: list[Reports] = []
-        self.given = 0
+        self.given = self.failures = self.committed = self.incarnation = 0
+        self.called = threading.Condition()
 
     def sync(self, reports: Reports) -> Grant:
-        self.heard.append(reports)
-        first, self.given = self.given + 1, min(self.given + 2, 6)
-        leases = tuple(lease(s) for s in range(first, self.given + 1))
-        return Grant(leases, END if self.given == 6 else None)
+        with self.called:
+            self.called.notify_all()
+            if self.failures:
+                self.failures -= 1
+                raise ConnectionError("no coordinator")
+            self.heard.append(reports)
+            first, self.given = self.given + 1, min(self.given + 2, 6)
+            leases = tuple(lease(s) for s in range(first, self.given + 1))
+            return Grant(leases, END if self.given == 6 else None, self.committed, self.incarnation)
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        with self.called:
+            assert self.called.wait_for(condition, DEADLINE_S)
 
 
 def samples(ranges: list[tuple[int, int]]) -> list[dict[str, np.ndarray]]:
@@ -44,53 +58,97 @@ def samples(ranges: list[tuple[int, int]]) -> list[dict[str, np.ndarray]]:
 
 def test_leases_come_through_both_threads_in_order_and_end() -> None:
     coordinator = Coordinator()
-    courier = Courier("w0", 1, coordinator.sync, list)
+    courier = Courier("w0", 1, coordinator.sync)
     loader = Loader(courier.leases, samples)
     courier.start()
     loader.start()
     steps = []
     while (work := loader.next()) is not None:
         assert work.samples["x"].tolist() == list(range(work.lease.start, work.lease.stop))
+        assert len(work.digests) == 2 * 16
         steps.append(work.lease.step)
-        courier.report(report(work.lease.step))
+        courier.report(report(work.lease.step), urgent=True)
     assert courier.end == END
-    courier.close()
+    left = courier.close()
     assert steps == [1, 2, 3, 4, 5, 6]
-    # Everything reported before close() has been said, once and in order.
-    assert [r.step for word in coordinator.heard for r in word.steps] == steps
+    # Nothing is committed, so everything is said again at the end, once and in order.
+    assert [r.step for r in left.steps] == steps
 
 
-def test_a_lost_coordinator_reaches_the_training_loop() -> None:
-    def sync(_: Reports) -> Grant:
-        raise ConnectionError("gone")
+def test_what_is_committed_is_forgotten_and_the_rest_is_said_again_to_a_new_coordinator() -> None:
+    coordinator = Coordinator()
+    courier = Courier("w0", 1, coordinator.sync)
+    for step in (1, 2, 3):
+        courier.report(report(step))
+    courier.report(SnapshotKept(2))
+    courier.report(EvaluationReport(1, 4, {}, 0.1))
+    coordinator.committed = 2
+    courier.start()
+    coordinator.wait_for(lambda: len(coordinator.heard) >= 2)
+    assert [r.step for r in coordinator.heard[0].steps] == [1, 2, 3]
+    assert coordinator.heard[1].steps == ()
+    coordinator.incarnation = 1
+    courier.report(report(4), urgent=True)
+    coordinator.wait_for(lambda: any(h.evaluations for h in coordinator.heard[1:]))
+    again = next(h for h in coordinator.heard[1:] if h.evaluations)
+    assert [r.step for r in again.steps] == [3, 4]
+    assert again.snapshots == ()
+    courier.close()
 
-    courier = Courier("w0", 1, sync, list)
+
+def test_a_coordinator_that_cannot_be_reached_is_tried_again() -> None:
+    coordinator = Coordinator()
+    coordinator.failures = 3
+    courier = Courier("w0", 1, coordinator.sync)
+    courier.report(report(1))
+    courier.start()
+    coordinator.wait_for(lambda: bool(coordinator.heard))
+    assert [r.step for r in coordinator.heard[0].steps] == [1]
+    courier.close()
+
+
+def test_a_coordinator_that_stays_away_ends_the_loop_with_its_error() -> None:
+    coordinator = Coordinator()
+    coordinator.failures = 10**9
+    courier = Courier("w0", 1, coordinator.sync, patience_s=0.2)
     loader = Loader(courier.leases, samples)
     courier.start()
     loader.start()
-    with pytest.raises(ConnectionError, match="gone"):
+    with pytest.raises(ConnectionError, match="no coordinator"):
+        loader.next()
+
+
+def test_an_error_of_the_feed_reaches_the_loop() -> None:
+    coordinator = Coordinator()
+    courier = Courier("w0", 1, coordinator.sync)
+
+    def fail(_: object) -> list[dict[str, np.ndarray]]:
+        raise ValueError("bad block")
+
+    loader = Loader(courier.leases, fail)
+    courier.start()
+    loader.start()
+    with pytest.raises(ValueError, match="bad block"):
         loader.next()
     courier.close()
 
 
-def test_a_failing_read_reaches_the_training_loop_after_what_was_ready() -> None:
-    def read(ranges: list[tuple[int, int]]) -> list[dict[str, np.ndarray]]:
-        if any(a > 8 for a, _ in ranges):
-            raise OSError("disk gone")
-        return samples(ranges)
-
-    coordinator = Coordinator()
-    courier = Courier("w0", 1, coordinator.sync, list)
-    loader = Loader(courier.leases, read)
-    courier.start()
+def test_a_loader_that_is_closed_wakes_who_waits() -> None:
+    blocked = threading.Event()
+    loader = Loader(Courier("w0", 1, Coordinator().sync).leases, samples)
     loader.start()
+    found: list[BaseException] = []
 
-    def drain() -> None:
-        while (work := loader.next()) is not None:
-            done.append(work.lease.step)
+    def wait() -> None:
+        blocked.set()
+        try:
+            loader.next()
+        except RuntimeError as error:
+            found.append(error)
 
-    done: list[int] = []
-    with pytest.raises(OSError, match="disk gone"):
-        drain()
-    assert done == [1, 2][: len(done)]
-    courier.close()
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    assert blocked.wait(DEADLINE_S)
+    loader.close(RuntimeError("cut"))
+    waiter.join(DEADLINE_S)
+    assert [str(e) for e in found] == ["cut"]

@@ -13,6 +13,7 @@ function node(name, className, ...children) {
 const clock = t => new Date(t * 1000).toLocaleString([], {dateStyle: "medium", timeStyle: "short"});
 const since = t => duration(Math.max(0, t - data.began));
 const count = n => n === null || n === undefined ? "–" : n.toLocaleString("en-US");
+const seconds = s => s === null || s === undefined ? "–" : `${number(s, 3)} s`;
 const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
 
 function header() {
@@ -75,7 +76,8 @@ function axis() {
   const own = curves[key] || [], evaluations = data.evaluations.map(e => e[key]);
   const all = own.concat(evaluations).map(v => v - shift);
   const stepTime = step => { const i = (curves.step || []).findIndex(s => s >= step); return i < 0 ? null : curves.time[i]; };
-  const marks = data.views.length > 60 ? [] : data.views.slice(1).map(v => ({kind: "view", x: (state.time ? v.time : v.first_step) - shift, text: `view ${v.number}: ${plural(v.size, "worker")} (${v.reason})`}));
+  const cost = v => data.changes.filter(c => c.view === v.number).map(c => `${c.members} ${c.what}, ${seconds(c.idle)} without a step`).join("; ");
+  const marks = data.views.length > 60 ? [] : data.views.slice(1).map(v => ({kind: "view", x: (state.time ? v.time : v.first_step) - shift, text: `view ${v.number}: ${plural(v.size, "worker")} (${[v.reason, cost(v)].filter(Boolean).join("; ")})`}));
   return {
     key, time: state.time, marks, stepTime,
     low: Math.min(0, ...all), high: Math.max(...all, 1e-9),
@@ -164,6 +166,8 @@ function tables() {
   table("Evaluations", [...data.evaluations].reverse(), [["step", e => count(e.step), true], ...keys.map(k => [k, e => mark(e, k), true]), ["took", e => duration(e.seconds), true]]);
   table("Checkpoints", [...data.checkpoints].reverse(), [["step", c => count(c.step), true], ["size", c => c.bytes ? `${number(c.bytes, 3)}B` : "–", true], ["took", c => duration(c.seconds), true],
     ["where", c => c.error ? node("span", "failed", c.error) : c.uri]]);
+  table("Changes of the membership", [...data.changes].reverse(), [["after", c => since(c.time), true], ["what", c => node("span", c.what === "loss" || c.what === "hang" ? "failed" : "", c.what)], ["who", c => c.members],
+    ["workers", c => count(c.workers), true], ["step", c => count(c.step), true], ["without a step", c => seconds(c.idle), true], ...["detect", "regroup", "state", "resume"].map(p => [p, c => seconds(c[p]), true]), ["steps redone", c => count(c.steps_redone), true]], true);
   table("Events", [...data.events].reverse(), [["after", e => since(e.time), true], ["what", e => node("span", e.kind === "loss" ? "failed" : "", e.kind)], ["", e => e.text], ["why", e => e.reason || "–"]], true);
   pairs("Job", data.parameters, true);
   pairs("Versions", data.versions);

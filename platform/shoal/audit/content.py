@@ -1,0 +1,114 @@
+"""Reads the data of a run again, in the data order, and compares each step's samples with what the ledger says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain as joined
+
+import numpy as np
+
+from shoal.audit.chain import Chain, Fault, Spans, steps
+from shoal.data.catalog import Catalog
+from shoal.data.columns import to_numpy
+from shoal.data.order import Order
+from shoal.data.pipeline import WindowPlan, plans, read_windows
+from shoal.digests import shard_digests, step_digest
+
+Samples = dict[str, np.ndarray]
+
+EVERY = 64
+"""Steps between two words about the progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What re-reading the data has shown."""
+
+    first: int
+    last: int
+    """The steps that were looked at."""
+    equal: int
+    """Steps whose samples are those that the ledger says."""
+    unknown: int
+    """Steps of which the ledger has no digest: a member died before it could tell, or an earlier release ran them."""
+    faults: tuple[Fault, ...]
+
+
+def compare(
+    chain: Chain,
+    catalog: Catalog,
+    order: Order,
+    *,
+    shards: int,
+    within: tuple[int, int],
+    progress: Callable[[int, int], None] = lambda done, all: None,
+) -> Content:
+    """Compare the steps `within` (first, last) of `chain`. `shards` are the virtual shards of a step.
+
+    Raises DataError if the data cannot be read. `progress` is told how many of how many steps are done.
+    """
+    first, last = max(within[0], chain.first), min(within[1], chain.last)
+    differ, equal, unknown = Spans(), 0, 0
+    if first <= last:
+        start, stop = chain.range_of(first)[0], chain.range_of(last)[1]
+        for step, samples in enumerate(
+            slices(catalog, order, start, stop, (stop - start) // (last - first + 1)), first
+        ):
+            said = chain.digest(step)
+            if not said:
+                unknown += 1
+            elif said == step_digest([shard_digests(samples, shards)]):
+                equal += 1
+            else:
+                differ.add(step)
+            if (step - first) % EVERY == 0 or step == last:
+                progress(step - first + 1, last - first + 1)
+    faults = tuple(
+        Fault("content", f"{steps(a, b)} run on other samples than those of the data order", (a, b))
+        for a, b, _ in differ
+    )
+    return Content(first, last, equal, unknown, faults)
+
+
+def slices(catalog: Catalog, order: Order, start: int, stop: int, size: int) -> Iterator[Samples]:
+    """Consecutive slices of `size` samples of positions [start, stop) of the endless stream."""
+    at = start
+    held: list[Samples] = []
+    for window, columns in _windows(catalog, order, start, stop):
+        low = max(at - window.window.start, 0)
+        rows = window.window.samples
+        while rows - low + _rows(held) >= size and at < stop:
+            need = size - _rows(held)
+            held.append({name: column[low : low + need] for name, column in columns.items()})
+            yield _joined(held)
+            low, at, held = low + need, at + size, []
+        if low < rows and at < stop:
+            held.append({name: column[low:] for name, column in columns.items()})
+
+
+def _windows(catalog: Catalog, order: Order, start: int, stop: int) -> Iterator[tuple[WindowPlan, Samples]]:
+    """Windows and their samples, each permuted; the next task is read while the last one is being looked at."""
+
+    def read(task: tuple[WindowPlan, ...]) -> list[tuple[WindowPlan, Samples]]:
+        tables = read_windows(catalog.filesystem, catalog.column_names, task)
+        return [
+            (plan, {name: to_numpy(name, table.column(name)) for name in table.column_names})
+            for plan, table in zip(task, tables, strict=True)
+        ]
+
+    with ThreadPoolExecutor(1, thread_name_prefix="shoal-audit") as ahead:
+        following = None
+        for task in joined(plans(catalog, order, start, stop), [None]):
+            ready, following = following, ahead.submit(read, task) if task else None
+            if ready is not None:
+                yield from ready.result()
+
+
+def _rows(held: list[Samples]) -> int:
+    return sum(len(next(iter(part.values()))) for part in held)
+
+
+def _joined(held: list[Samples]) -> Samples:
+    return held[0] if len(held) == 1 else {name: np.concatenate([part[name] for part in held]) for name in held[0]}

@@ -1,0 +1,116 @@
+"""`shoal audit`: one run, from its ledger and its data, whatever state it is in."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from shoal.audit.chain import Chain, Fault
+from shoal.audit.content import Content, compare
+from shoal.audit.epochs import Epochs, check_order, epochs_of
+from shoal.data.catalog import Catalog
+from shoal.data.sources import resolve
+from shoal.errors import DataError, ShoalError
+from shoal.job import Job
+from shoal.job.store import load_job
+from shoal.run_folder import RunFolder
+from shoal.tracking.ledger import scan
+
+ALL = (1, 1 << 62)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Audit:
+    """What was found out about one run."""
+
+    run_id: str
+    chain: Chain
+    total_steps: int | None
+    forked_from: str | None
+    """The checkpoint of another run that this one began with."""
+    epochs: Epochs | None
+    orders: int
+    """Epochs of which the data order was proved to be a permutation."""
+    content: Content | None
+    """None: the samples were not read again."""
+    unproven: str
+    """Why something that was asked for could not be looked at; "" if everything was."""
+    faults: tuple[Fault, ...]
+    seconds: float
+
+    @property
+    def clean(self) -> bool:
+        """Everything that was asked for was proved."""
+        return not self.faults and not self.unproven
+
+
+def audit_run(
+    folder: RunFolder,
+    *,
+    within: tuple[int, int] = ALL,
+    content: bool = True,
+    progress: Callable[[int, int], None] = lambda done, all: None,
+) -> Audit:
+    """Prove that every sample was used exactly once, or name what is missing or doubled.
+
+    The ledger is looked at as a whole; the samples are read again only for the steps `within` (first, last), and not at
+    all without `content`. Raises ConfigError if there is no such run, ShoalError if the ledger is damaged.
+    """
+    begun, said = time.perf_counter(), folder.read()
+    values = _values(folder)
+    batch = values.get("batch.size")
+    forked_from = said.get("forked_from")
+    chain = Chain(int(batch) if batch else None, forked=bool(forked_from)).add(e for e, _ in scan(folder.ledger))
+    total = said.get("total_steps")
+    epochs = epochs_of(chain)
+    faults = chain.faults(total) + list(epochs.faults() if epochs else ())
+    compared, orders, unproven = None, 0, ""
+    if epochs is not None and within[0] <= chain.last:
+        try:
+            job, catalog = _data(folder, chain)
+            order = catalog.order(seed=job.seed, shuffle=job.data.shuffle, window=job.data.window)
+            asked = _epochs(chain, epochs, within)
+            faults += check_order(order, asked)
+            orders = len(asked)
+            if content:
+                shards = job.batch.virtual_shards
+                compared = compare(chain, catalog, order, shards=shards, within=within, progress=progress)
+                faults += compared.faults
+        except ShoalError as error:
+            # The data, or the recipe that names it, need not be there any more: what the ledger says still counts.
+            unproven = str(error) if content else ""
+    return Audit(
+        run_id=folder.run_id, chain=chain, total_steps=total, forked_from=forked_from, epochs=epochs,
+        orders=orders, content=compared, unproven=unproven, faults=tuple(faults), seconds=time.perf_counter() - begun,
+    )  # fmt: skip
+
+
+def _data(folder: RunFolder, chain: Chain) -> tuple[Job, Catalog]:
+    """The job and its training data. Raises DataError if these are not the data that the run was trained on."""
+    job = load_job(folder)
+    catalog = resolve(job.data, folder.root, tuple(job.task.columns)).train
+    then = str(chain.start.get("data_digest") or catalog.digest)
+    if (then, chain.epoch_samples) != (catalog.digest, catalog.samples):
+        raise DataError(
+            f"{catalog.uri} is not what the run was trained on: it has {catalog.samples} samples (digest "
+            f"{catalog.digest[:12]}), then it had {chain.epoch_samples} (digest {then[:12]}); bring the old data back"
+        )
+    return job, catalog
+
+
+def _epochs(chain: Chain, epochs: Epochs, within: tuple[int, int]) -> range:
+    """The epochs that the steps `within` touch."""
+    first, last = max(within[0], chain.first), min(within[1], chain.last)
+    low, high = chain.range_of(first)[0], chain.range_of(last)[1] - 1
+    return range(low // epochs.samples + 1, high // epochs.samples + 2)
+
+
+def _values(folder: RunFolder) -> dict[str, Any]:
+    """The job's values as `job.json` shows them; none if it cannot be read."""
+    try:
+        return dict(json.loads(folder.job.read_text())["values"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

@@ -1,0 +1,123 @@
+"""What people can ask of a run while it goes: how it stands, who is there, how many may be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import ray
+
+from shoal.coordinator.crew import Hand
+from shoal.coordinator.scene import Scene
+from shoal.coordinator.status import MemberStatus, RunStatus, State
+from shoal.errors import ConfigError
+from shoal.membership.phases import Phase
+
+_SHOWN = {
+    Phase.STARTING: "starting",
+    Phase.WAITING: "waiting",
+    Phase.FORMING: "forming",
+    Phase.RUNNING: "training",
+    Phase.ENDING: "finishing",
+    Phase.DECIDING: "re-forming",
+    Phase.DONE: "finishing",
+}
+
+
+def status(scene: Scene) -> RunStatus:
+    """Where the run stands."""
+    book, plan, running = scene.book, scene.plan, scene.running
+    last, step_s, tokens = book.last, book.step_s, plan.job.task.tokens_per_sample
+    speed = plan.job.batch.size / step_s if step_s else None
+    done = book.committed
+    phase = _SHOWN[scene.phase]
+    if scene.phase is Phase.ENDING and running is not None and running.changing:
+        phase = "re-forming"
+    return RunStatus(
+        phase="stopping" if scene.stop else phase,
+        step=done,
+        total_steps=plan.total_steps,
+        loss=last.loss if last else None,
+        samples_per_s=speed,
+        tokens_per_s=speed * tokens if speed and tokens else None,
+        workers=running.view.size if running else 0,
+        wanted=scene.high,
+        eta_s=(plan.total_steps - done) * step_s if step_s else None,
+        evaluation=book.evaluation,
+        message=scene.waiting,
+        news=book.news_count,
+    )
+
+
+def members(scene: Scene) -> tuple[MemberStatus, ...]:
+    """All workers: members in rank order, then the others."""
+    running = scene.running
+    ranks = {m: r for r, m in enumerate(running.view.members)} if running else {}
+    hands = sorted(scene.crew.hands.values(), key=lambda h: (ranks.get(h.member, len(ranks)), h.readiness))
+    return tuple(_member(scene, h, ranks.get(h.member)) for h in hands)
+
+
+def _member(scene: Scene, hand: Hand, rank: int | None) -> MemberStatus:
+    running, facts = scene.running, hand.facts
+    status = MemberStatus(member=hand.member, state=_state(scene, hand, rank), since=hand.since)
+    if facts is not None:
+        address = facts.rendezvous.rsplit(":", 1)[0]
+        status = replace(status, node=facts.node, address=address, pid=facts.pid, device=facts.device)
+    if rank is None or running is None:
+        return status
+    progress, speed = running.pulse.progress(hand.member), running.paces.speeds().get(hand.member)
+    slow = {s.member: s.factor for s in running.paces.stragglers()}
+    return replace(
+        status,
+        rank=rank,
+        virtual_shards=len(running.view.shards(hand.member, scene.plan.job.batch.virtual_shards)),
+        step=progress.step,
+        doing=progress.doing,
+        step_s=running.step_s,
+        compute_s=1.0 / speed if speed else None,
+        straggler=slow.get(hand.member),
+    )
+
+
+def _state(scene: Scene, hand: Hand, rank: int | None) -> State:
+    if hand.facts is None:
+        return "starting"
+    if hand.leaving is not None:
+        return "leaving"
+    if rank is not None:
+        return "member"
+    return "spare" if scene.running is not None and scene.running.view.size >= scene.high else "ready"
+
+
+def scale(scene: Scene, low: int, high: int) -> str:
+    """Have between `low` and `high` workers from now on; says what will happen. Raises ConfigError."""
+    most = scene.plan.job.batch.virtual_shards
+    if not 1 <= low <= high <= most:
+        raise ConfigError(
+            f"cannot scale to {low}:{high}: need 1 <= min <= max <= batch.virtual_shards={most}, since a worker "
+            f"without a virtual shard would idle"
+        )
+    scene.low, scene.high = low, high
+    scene.book.write("scale", min=low, max=high)
+    scene.crew.want(high)
+    now = scene.running.view.size if scene.running else 0
+    if now > high:
+        return f"{now - high} of {now} workers leave at the next boundary"
+    if now < high:
+        return f"{high - now} more workers are asked for and join as they become ready; {now} go on meanwhile"
+    return f"{now} workers are there already"
+
+
+def end_worker(scene: Scene, member: str, how: Literal["kill", "leave"]) -> str:
+    """End one worker, at once or at the next boundary; says what will happen. Raises ConfigError."""
+    hand = scene.crew.hands.get(member)
+    if hand is None:
+        known = ", ".join(scene.crew.hands) or "none"
+        raise ConfigError(f"there is no worker {member} in this run; there are: {known}")
+    if how == "leave":
+        hand.leaving = "asked to leave"
+        scene.crew.want(scene.high)
+        return f"{member} leaves at the next boundary; another one is asked for in its place"
+    scene.killed[member] = "killed on request"
+    ray.kill(hand.actor, no_restart=True)
+    return f"{member} was killed; the others go on without it, and another one is asked for in its place"

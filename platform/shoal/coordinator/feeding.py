@@ -1,0 +1,88 @@
+"""The run's feed, the coordinator's side: started at a position, told what is committed, started anew when it must."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import ray
+
+from shoal.coordinator.book import Book
+from shoal.coordinator.plan import RunPlan
+from shoal.data.feed import feed_name, start_feed
+
+RELEASE_EVERY_S = 1.0
+CLOSE_S = 10.0
+ANSWER_S = 10.0
+
+
+class Feeding:
+    """One feed at a time."""
+
+    def __init__(self, plan: RunPlan, book: Book) -> None:
+        self._plan, self._book = plan, book
+        self._released = 0
+        self._released_at = time.monotonic()
+        self.feed: Any = None
+
+    async def start(self, step: int) -> None:
+        """A new feed from the position after `step`. Raises DataError, CapacityError."""
+        await self.end()
+        plan, batch = self._plan, self._plan.job.batch.size
+        self._released = step * batch
+        self.feed = await asyncio.to_thread(
+            start_feed,
+            plan.train,
+            plan.validation,
+            plan.job.data,
+            seed=plan.job.seed,
+            start=step * batch,
+            stop=plan.total_steps * batch,
+            validation_samples=plan.validation_samples,
+            node_id=plan.node_id,
+            owner=plan.name,
+        )
+
+    def adopt(self, step: int) -> bool:
+        """Take over the feed of an earlier life of the coordinator, which has released what is before `step`."""
+        try:
+            self.feed = ray.get_actor(feed_name(self._plan.name), "shoal")
+        except ValueError:
+            return False
+        self._released = step * self._plan.job.batch.size
+        return True
+
+    async def ensure(self, step: int) -> None:
+        """Have a feed that can serve everything after `step`: blocks that were released are read again."""
+        if self.feed is not None and step * self._plan.job.batch.size >= self._released and await self._answers():
+            return
+        await self.start(step)
+
+    def release(self, committed: int) -> None:
+        """Let the feed drop what is committed. Blocks hold many steps: once a second is often enough."""
+        now = time.monotonic()
+        if self.feed is not None and now - self._released_at >= RELEASE_EVERY_S:
+            self._released_at, self._released = now, committed * self._plan.job.batch.size
+            self.feed.release.remote("train", self._released)
+
+    async def end(self) -> None:
+        """Close the feed, if there is one."""
+        if self.feed is None:
+            return
+        feed, self.feed = self.feed, None
+        try:
+            await asyncio.wait_for(feed.close.remote(), CLOSE_S)
+        except ray.exceptions.RayActorError:
+            self._book.say("warning", "the feed was gone already")
+        except asyncio.TimeoutError:
+            self._book.say("warning", "the feed did not close in time and was killed")
+        ray.kill(feed, no_restart=True)
+
+    async def _answers(self) -> bool:
+        try:
+            await asyncio.wait_for(self.feed.status.remote(), ANSWER_S)
+        except (ray.exceptions.RayError, asyncio.TimeoutError):
+            self._book.say("warning", "the feed is gone; it is started again where the run stands")
+            return False
+        return True

@@ -1,0 +1,167 @@
+"""A view that is being lived: its leases, what its members reported, their pulse, and how it ended for each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from statistics import fmean, median
+from typing import Any
+
+from shoal.coordinator.plan import RunPlan
+from shoal.coordinator.watch import Pulse
+from shoal.errors import WorkerLost
+from shoal.membership.commits import Tally
+from shoal.membership.leasing import Due, EndKind, Leasing, horizon
+from shoal.membership.messages import Entered, Grant, Reports, Source, ViewEnd
+from shoal.membership.stragglers import Paces
+from shoal.membership.view import MemberId, View
+
+AHEAD_S = 1.0
+"""How far ahead steps are leased: the longest that a stop or a change of the view waits for its boundary."""
+OUT_S = 5.0
+"""How long a member that was cut loose may take to come out of a step, or three steps if those are longer."""
+GONE_S = 1.0
+"""A member that was killed counts as gone after this long, whether its death was seen or not."""
+SNAPSHOT_SHARE = 0.02
+"""Part of the time that snapshots may take if the job does not fix their number."""
+MOST_STEPS_APART = 100
+RECENT = 20
+
+
+class Running:
+    """One view from its order to its end."""
+
+    def __init__(
+        self, plan: RunPlan, view: View, source: Source, owes: Due | None, paces: Paces, *, cold: bool
+    ) -> None:
+        """`cold`: the members may have to import, compile and load before they get on."""
+        self.view, self.source = view, source
+        self.sharded = plan.job.engine.name != "replicated"
+        self.leasing = Leasing(view, plan.leasing(), source.step + 1, owes=owes)
+        self.tally = tally_of(plan, self.leasing)
+        self.pulse = Pulse(plan.job.workers.silence_s, cold=cold)
+        self.pulse.begin(view.members, time.monotonic())
+        paces.keep(view.members)
+        self.paces = paces
+        self.entered: dict[MemberId, Entered] = {}
+        self.killed: dict[MemberId, str] = {}
+        """Members that were cut out here, and why."""
+        self.broken_at: float | None = None
+        self._plan = plan
+        self._steps: deque[float] = deque(maxlen=RECENT)
+        self._costs: deque[float] = deque(maxlen=RECENT)
+        self._shards = {m: len(view.shards(m, plan.job.batch.virtual_shards)) for m in view.members}
+
+    @property
+    def number(self) -> int:
+        return self.view.number
+
+    @property
+    def step_s(self) -> float | None:
+        """Seconds that a step takes in this view; None: none is done yet."""
+        return median(self._steps) if self._steps else None
+
+    @property
+    def changing(self) -> bool:
+        """Whether the view ends for another one."""
+        return self.leasing.end is not None and self.leasing.end.kind is EndKind.CHANGE
+
+    @property
+    def all_entered(self) -> bool:
+        return len(self.entered) == self.view.size
+
+    def hear(self, reports: Reports, now: float) -> None:
+        """What a member says of itself; what it has done is the account's."""
+        self.pulse.beat(reports.member, reports.progress, now)
+        if reports.entered is not None:
+            self.entered[reports.member] = reports.entered
+        for step in reports.steps:
+            self.paces.add(reports.member, step.step, step.compute_s / self._shards[reports.member])
+            self._steps.append(step.step_s)
+        self._note_costs(reports)
+
+    def grant(self, member: MemberId, committed: int, incarnation: int) -> Grant:
+        """The answer: leases as far ahead as is good, and the view's end if it is known."""
+        ahead = horizon(self.tally.reported, min(self._steps, default=None), ahead_s=AHEAD_S)
+        last = self._plan.until_step
+        self.leasing.extend(ahead if last is None else min(ahead, last), self.snapshot_every)
+        if last is not None and self.leasing.leased_until >= last:
+            self.leasing.stop("the stretch ends here")
+        return Grant(self.leasing.take(member), self.leasing.end, committed, incarnation)
+
+    @property
+    def snapshot_every(self) -> int:
+        """Steps between snapshots: what the job fixes, else as often as they cost SNAPSHOT_SHARE of the time."""
+        fixed = self._plan.job.failures.snapshot_every
+        if fixed is not None or not self._costs or not self.step_s:
+            return fixed or 1
+        return max(1, min(MOST_STEPS_APART, math.ceil(fmean(self._costs) / (SNAPSHOT_SHARE * self.step_s))))
+
+    def _note_costs(self, reports: Reports) -> None:
+        waited = [s.snapshot_s for s in reports.steps if s.snapshot_s]
+        # What the sending thread computes is taken from the training, too, where there is no core to spare.
+        self._costs.extend(w + fmean([k.seconds for k in reports.snapshots] or [0.0]) for w in waited)
+
+    async def ends(
+        self, refs: Mapping[MemberId, Any], actors: Mapping[MemberId, Any], kill: Callable[[MemberId, str], None]
+    ) -> dict[MemberId, ViewEnd | BaseException]:
+        """Wait until the view is over for every member, and how it ended for each.
+
+        As soon as one is out too early, all others are cut loose, for they can only wait for it. Who does not come out
+        in time is killed.
+        """
+        tasks: dict[asyncio.Future[ViewEnd | BaseException], MemberId] = {
+            asyncio.ensure_future(_result(ref)): member for member, ref in refs.items()
+        }
+        pending: set[asyncio.Future[ViewEnd | BaseException]] = set(tasks)
+        found: dict[MemberId, ViewEnd | BaseException] = {}
+        deadline: float | None = None
+        killed = False
+        while pending:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            found.update({tasks[t]: t.result() for t in done})
+            if deadline is None and any(_too_early(t.result()) for t in done):
+                self.broken_at = time.monotonic()
+                self.cut({m: actors[m] for t in pending if (m := tasks[t]) in actors})
+                deadline = self.broken_at + max(OUT_S, 3 * (self.step_s or 0.0))
+            if deadline is not None and pending and time.monotonic() >= deadline:
+                late = {tasks[t]: t for t in pending}
+                if killed:
+                    # Ray cannot say for sure that it is dead, for example because its node does not answer.
+                    found.update({m: WorkerLost(f"worker {m} was given up") for m in late})
+                    pending = set()
+                for member in late if not killed else ():
+                    kill(member, f"did not come out of view {self.number} after it broke")
+                killed, deadline = True, time.monotonic() + GONE_S
+        return found
+
+    def cut(self, actors: Mapping[MemberId, Any]) -> None:
+        """Make whatever these members wait for in this view fail at once."""
+        for actor in actors.values():
+            actor.cut.remote(self.number)
+
+
+def tally_of(plan: RunPlan, leasing: Leasing) -> Tally:
+    """The tally of a view."""
+    return Tally(
+        leasing.view,
+        first_step=leasing.first_step,
+        batch_size=plan.job.batch.size,
+        sharded=plan.job.engine.name != "replicated",
+        last_due=leasing.last_due,
+    )
+
+
+async def _result(ref: Awaitable[ViewEnd]) -> ViewEnd | BaseException:
+    try:
+        return await ref
+    except Exception as error:  # noqa: BLE001 - an outcome like any other, judged later
+        return error
+
+
+def _too_early(end: ViewEnd | BaseException) -> bool:
+    return not isinstance(end, ViewEnd) or end.broken is not None

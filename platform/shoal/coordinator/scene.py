@@ -1,0 +1,127 @@
+"""What the coordinator knows at one moment, and that as a `Situation` for the decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shoal.coordinator.book import Book
+from shoal.coordinator.crew import Crew
+from shoal.coordinator.durable import Durable
+from shoal.coordinator.plan import RunPlan
+from shoal.coordinator.running import Running
+from shoal.membership.account import Account
+from shoal.membership.commits import Progressed
+from shoal.membership.decisions import Situation, Standing
+from shoal.membership.losses import Fail, Recover
+from shoal.membership.messages import Stored, ViewEnd
+from shoal.membership.phases import Phase, move
+from shoal.membership.recovery import Choice, Formed, sources
+from shoal.membership.stragglers import Paces
+from shoal.membership.view import MemberId
+from shoal.tracking.ledger import last_view
+from shoal.worker.actor import Outfit
+
+
+class Scene:
+    """The run as it stands. Whoever changes it calls `changed`."""
+
+    def __init__(
+        self, plan: RunPlan, changed: Callable[[], None], gone: Callable[[MemberId, BaseException], None]
+    ) -> None:
+        self.plan = plan
+        self.book = Book(plan)
+        self.durable = Durable(plan)
+        self.crew = Crew(f"{plan.name}-{plan.launch}-", plan.job.workers, _outfit(plan), changed, gone)
+        self.phase = Phase.STARTING
+        self.low, self.high = plan.job.workers.min, plan.job.workers.max
+        self.stop: str | None = None
+        self.waiting = ""
+        """What the run waits for."""
+        self.finished = False
+        self.verdict: Recover | Fail | None = None
+        self.charged = 0
+        self.number = last_view(self.book.path)
+        """Of the newest view. Numbers go up over all launches of a run."""
+        self.formed: list[Formed] = []
+        self.words: dict[MemberId, ViewEnd] = {}
+        """The last word of every living worker that was in a view."""
+        self.account = Account(self.book.committed)
+        self.running: Running | None = None
+        self.paces = Paces()
+        self.killed: dict[MemberId, str] = {}
+        """Members that were killed on request, and by whom."""
+        self.resize_costs: list[float] = []
+
+    @property
+    def sharded(self) -> bool:
+        return self.plan.job.engine.name != "replicated"
+
+    def move(self, to: Phase) -> None:
+        if to is not self.phase:
+            self.phase = move(self.phase, to)
+
+    def situation(self) -> Situation:
+        """For the decisions."""
+        running, plan = self.running, self.plan
+        choice = self._choice() if running is None else None
+        step = choice.step if choice is not None else self.account.committed
+        uneven = plan.job.workers.stragglers == "rebalance"
+        speeds = self.paces.speeds() if uneven else {}
+        ready = tuple(
+            Standing(h.member, h.facts.node, h.leaving, speeds.get(h.member)) for h in self.crew.ready if h.facts
+        )
+        return Situation(
+            ready=ready,
+            starting=self.crew.starting,
+            min=self.low,
+            max=self.high,
+            last=running.view if running is not None else self.formed[-1].view if self.formed else None,
+            choice=choice,
+            step=step,
+            total_steps=plan.total_steps,
+            virtual_shards=plan.job.batch.virtual_shards,
+            step_s=running.step_s if running is not None else None,
+            resize_cost_s=sum(self.resize_costs) / len(self.resize_costs) if self.resize_costs else 1.0,
+            stop=self.stop or self._stretch_ended(step),
+            finished=self.finished,
+            saved=self.durable.reached == step,
+            verdict=self.verdict,
+            settled=bool(self.formed) or self.crew.settled,
+        )
+
+    def _stretch_ended(self, step: int) -> str | None:
+        """Why the run ends before its budget does, if only a stretch of it was wanted."""
+        until = self.plan.until_step
+        return "the stretch ends here" if until is not None and step >= until else None
+
+    def _choice(self) -> Choice | None:
+        latest = self.durable.latest
+        return sources(
+            self.formed,
+            self.words.values(),
+            sharded=self.sharded,
+            committed=self.account.committed,
+            checkpoint=Stored(latest.step, latest.uri) if latest else None,
+        )
+
+    def publish(self, progressed: Progressed) -> None:
+        """What became final goes to the book and to storage."""
+        if progressed.commits:
+            self.book.commits(list(progressed.commits))
+            self.charged = 0  # a run that gets on is not ended by its losses
+        for evaluation in progressed.evaluations:
+            self.book.evaluated(evaluation.step, evaluation.means, evaluation.seconds)
+        for written in progressed.written:
+            self.durable.submit(written.step, written.parts, self.book)
+
+
+def _outfit(plan: RunPlan) -> Outfit:
+    return Outfit(
+        member="",
+        job=plan.job_blob,
+        total_steps=plan.total_steps,
+        checkpoint_uri=plan.checkpoint_uri,
+        export_uri=plan.export_uri,
+        validation_samples=plan.validation_samples,
+        coordinator=plan.name,
+    )

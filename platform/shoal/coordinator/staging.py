@@ -1,0 +1,322 @@
+"""One view from the decision to its end: orders out, reports in, changes at its boundary, losses judged."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import ray
+
+from shoal.coordinator.changes import Change
+from shoal.coordinator.feeding import Feeding
+from shoal.coordinator.running import Running
+from shoal.coordinator.scene import Scene
+from shoal.coordinator.watch import cause_of
+from shoal.membership.commits import Progressed
+from shoal.membership.decisions import Form, change_wanted
+from shoal.membership.leasing import EndKind
+from shoal.membership.losses import NEVER_CHARGED, Cause, Fail, after_loss, explain
+from shoal.membership.messages import Fresh, Grant, InMemory, Reports, Stored, ViewEnd, ViewOrder
+from shoal.membership.phases import Phase
+from shoal.membership.recovery import Formed, buddies
+from shoal.membership.view import MemberId, View
+from shoal.ray_compat import draining_nodes
+from shoal.tracking.changes import describe
+from shoal.worker.actor import Links
+
+HELD_S = 2.0
+"""Longest wait for a worker to say what it holds; one that does not is asked no more than its last word said."""
+
+
+_SOURCES = {Fresh: "initial weights", Stored: "checkpoint", InMemory: "memory"}
+
+
+class Stage:
+    """Where views are played. Holds the one that runs in `scene.running`."""
+
+    def __init__(self, scene: Scene, feeding: Feeding) -> None:
+        self._scene, self._feeding = scene, feeding
+        self._refs: dict[MemberId, Any] = {}
+        self._change: Change | None = None
+        self._slow: set[MemberId] = set()
+
+    # A view --------------------------------------------------------------------------------------------------------
+
+    async def play(self, form: Form) -> None:
+        """Form a view and see it through to its end."""
+        scene = self._scene
+        await self._feeding.ensure(form.source.step)
+        scene.number += 1
+        view = View(scene.number, form.members, form.cuts)
+        owes = scene.account.owes(form.source.step) if scene.formed else None
+        running = Running(scene.plan, view, form.source, owes, scene.paces, cold=not scene.formed)
+        self._tell(form, running)
+        scene.account.begin(running.tally)
+        scene.formed.append(Formed(view, form.source.step))
+        scene.running, scene.verdict = running, None
+        scene.move(Phase.FORMING)
+        if self._change is not None:
+            self._change.into(view, form.source.step)
+        if scene.stop:
+            running.leasing.stop(scene.stop)
+        for hand in [h for h in scene.crew.hands.values() if h.leaving and h.member not in view.members]:
+            scene.words.pop(hand.member, None)
+            scene.crew.end(hand.member)
+        scene.crew.want(scene.high)
+        actors = {m: scene.crew.hands[m].actor for m in view.members}
+        self._refs = self._order(running, actors)
+        scene.crew.warm = self._warm
+        await self.finish()
+
+    def adopt(self, refs: Mapping[MemberId, Any], lost: Mapping[MemberId, BaseException]) -> None:
+        """Take over the view `scene.running`: its members say through `refs` how it ended; `lost` are gone already."""
+        self._refs = {**refs, **{m: _already(error) for m, error in lost.items()}}
+        self._scene.crew.warm = self._warm
+
+    async def finish(self) -> None:
+        """Wait for the end of the running view, and judge it."""
+        scene, running = self._scene, self._scene.running
+        assert running is not None
+        actors = {m: scene.crew.hands[m].actor for m in self._refs if m in scene.crew.hands}
+        found = await running.ends(self._refs, actors, self._kill)
+        scene.move(Phase.DECIDING)
+        scene.running = None
+        ends = {m: e for m, e in found.items() if isinstance(e, ViewEnd)}
+        errors = {m: e for m, e in found.items() if isinstance(e, BaseException)}
+        broken = {m: e.broken for m, e in ends.items() if e.broken is not None}
+        scene.words.update(ends)
+        self._publish(running, scene.account.close(ends.values()))
+        if running.sharded:
+            await self._ask_what_is_held()
+        end = running.leasing.end
+        if not errors and not broken:
+            assert end is not None, "members leave a view in good order only at its end"
+            if end.kind is not EndKind.CHANGE:
+                await scene.durable.all_published()
+            scene.finished = end.kind is EndKind.BUDGET
+        else:
+            self._judge(running, errors, broken)
+        if not scene.finished:
+            self._note_change(running, ends, errors)
+
+    async def _ask_what_is_held(self) -> None:
+        """Copies may have reached their keepers after these had said their last word in the view."""
+        scene = self._scene
+        asked = {m: h.actor.held.remote() for m in scene.words if (h := scene.crew.hands.get(m)) is not None}
+        answers = await asyncio.gather(*(asyncio.wait_for(r, HELD_S) for r in asked.values()), return_exceptions=True)
+        for member, held in zip(asked, answers, strict=True):
+            if member in scene.words and isinstance(held, tuple):
+                scene.words[member] = replace(scene.words[member], held=held)
+
+    def _tell(self, form: Form, running: Running) -> None:
+        scene, view, owes = self._scene, running.view, running.leasing.owes
+        old = scene.formed[-1].view.members if scene.formed else ()
+        facts = {m: scene.crew.hands[m].facts for m in view.members}
+        if not scene.durable.model:
+            scene.durable.model = next(f.model for f in facts.values() if f is not None)
+        lost = self._change.lost if self._change is not None else {}
+        first = form.source.step + 1
+        scene.book.write(
+            "view",
+            number=view.number,
+            members=[{"id": m, "node": f.node, "device": f.device} for m, f in facts.items() if f],
+            first_step=first,
+            source=_SOURCES[type(form.source)],
+            cuts=list(view.cuts) if view.cuts else None,
+            owes=[what for what in ("evaluate", "checkpoint") if getattr(owes, what)],
+            reason=form.reason,
+            joined=[m for m in view.members if m not in old],
+            left=[m for m in old if m not in view.members and m not in lost],
+            lost=list(lost),
+        )
+        if form.source.step < scene.book.committed or (not old and (form.source.step or scene.plan.continues)):
+            uri = getattr(form.source, "uri", None)
+            scene.book.write("resume", from_step=form.source.step, checkpoint=uri, reason=form.reason)
+            scene.book.roll_back(form.source.step)
+        scene.book.say("view", f"view {view.number}: {view.size} workers from step {first}, {form.reason}")
+
+    def _order(self, running: Running, actors: Mapping[MemberId, Any]) -> dict[MemberId, Any]:
+        scene, view, owes = self._scene, running.view, running.leasing.owes
+        keepers = self._keepers(view) if running.sharded else {}
+        first = scene.crew.hands[view.members[0]].facts
+        assert first is not None, "only workers that are ready are in a view"
+        links = Links(ray.get_runtime_context().current_actor, self._feeding.feed, dict(actors))
+        orders = {
+            m: ViewOrder(
+                view,
+                m,
+                first.rendezvous,
+                running.source,
+                keepers.get(m),
+                evaluate=owes.evaluate,
+                checkpoint=owes.checkpoint,
+            )
+            for m in view.members
+        }
+        return {m: actors[m].run_view.remote(order, links) for m, order in orders.items()}
+
+    def _keepers(self, view: View, leaving: tuple[MemberId, ...] = ()) -> dict[MemberId, MemberId]:
+        hands = self._scene.crew.hands
+        nodes = {m: f.node for m in view.members if m in hands and (f := hands[m].facts) is not None}
+        return buddies(view.members, nodes, leaving)
+
+    async def _warm(self, actor: Any) -> None:
+        """A newcomer's dry step, on samples that are not released yet."""
+        scene, running = self._scene, self._scene.running
+        if running is None:
+            return  # everybody waits for it
+        step = running.leasing.leased_until
+        if step < scene.plan.total_steps:
+            await actor.warm_up.remote(self._feeding.feed, step * scene.plan.job.batch.size)
+
+    # While it runs ---------------------------------------------------------------------------------------------------
+
+    def hear(self, reports: Reports, incarnation: int) -> Grant:
+        """A member's reports; its further leases."""
+        scene, running = self._scene, self._scene.running
+        if running is None or reports.view != running.number:
+            return Grant(incarnation=incarnation)  # a late word from a view that is gone
+        running.hear(reports, time.monotonic())
+        if running.all_entered:
+            self._all_in(running)
+        self._publish(running, scene.account.add(reports))
+        grant = running.grant(reports.member, scene.account.committed, incarnation)
+        if running.leasing.end is not None and scene.phase is Phase.RUNNING:
+            scene.move(Phase.ENDING)
+        return grant
+
+    def _publish(self, running: Running, progressed: Progressed) -> None:
+        self._scene.publish(progressed)
+        new = [c.step for c in progressed.commits if c.view == running.number]
+        if new:
+            self._tell_change(new[0])
+
+    def _all_in(self, running: Running) -> None:
+        """All members have formed the group and hold the state."""
+        scene = self._scene
+        if scene.phase is Phase.FORMING:
+            scene.move(Phase.RUNNING)
+        if self._change is not None:
+            self._change.all_in(running.entered)
+
+    def steer(self, now: float) -> None:
+        """End the view at its boundary if another one is wanted; find members that are stuck, or slow."""
+        scene, running = self._scene, self._scene.running
+        assert running is not None
+        if running.leasing.end is None:
+            change = change_wanted(scene.situation())
+            if change is not None:
+                keepers = self._keepers(running.view, change.leaves) if running.sharded else {}
+                running.leasing.change(change.reason, keepers=keepers, checkpoint=change.checkpoint)
+                scene.book.say("info", f"another view after step {running.leasing.leased_until}: {change.reason}")
+        if running.broken_at is None:
+            for member, seen in running.pulse.stuck(now, running.step_s).items():
+                if member not in running.killed:
+                    scene.book.say("hang", f"worker {member} is cut out: it {seen}")
+                    self._kill(member, seen)
+        self._mind_stragglers(running)
+
+    def _mind_stragglers(self, running: Running) -> None:
+        scene, what = self._scene, self._scene.plan.job.workers.stragglers
+        for slow in running.paces.stragglers():
+            hand = scene.crew.hands.get(slow.member)
+            if hand is None or slow.member in self._slow:
+                continue
+            self._slow.add(slow.member)
+            said = (
+                f"worker {slow.member} has needed {slow.factor:.1f} times as long as its peers for {slow.steps} steps"
+            )
+            scene.book.say("warning", f"{said} (workers.stragglers={what})")
+            scene.book.write("straggler", member=slow.member, factor=round(slow.factor, 3), action=what)
+            if what == "replace":
+                hand.leaving = "slower than its peers"
+
+    def look_for_notices(self) -> None:
+        """Workers on nodes that were told to go leave before they must."""
+        scene = self._scene
+        nodes = draining_nodes()
+        for hand in scene.crew.hands.values() if nodes else ():
+            if hand.facts is not None and hand.facts.node in nodes and hand.leaving is None:
+                hand.leaving = "its node is drained"
+                scene.book.say("info", f"worker {hand.member} will leave: its node is drained")
+                scene.crew.want(scene.high)
+
+    def lost(self, member: MemberId, error: BaseException) -> None:
+        """A worker that was ready has died: in a view nobody needs to wait until its peers notice."""
+        scene, running = self._scene, self._scene.running
+        if running is not None and member in running.view.members:
+            others = [m for m in running.view.members if m != member and m in scene.crew.hands]
+            running.cut({m: scene.crew.hands[m].actor for m in others})
+        else:
+            scene.words.pop(member, None)
+            scene.crew.end(member)
+            scene.crew.want(scene.high)
+
+    def _kill(self, member: MemberId, why: str) -> None:
+        scene, running = self._scene, self._scene.running
+        if running is not None:
+            running.killed[member] = why
+        hand = scene.crew.hands.get(member)
+        if hand is not None:
+            ray.kill(hand.actor, no_restart=True)
+
+    # After it ------------------------------------------------------------------------------------------------------
+
+    def _judge(
+        self, running: Running, errors: Mapping[MemberId, BaseException], broken: Mapping[MemberId, str]
+    ) -> None:
+        """What the loss means for the run."""
+        scene = self._scene
+        said: dict[MemberId, tuple[Cause, str]] = {m: (Cause.COLLECTIVE, text) for m, text in broken.items()}
+        for member, error in errors.items():
+            cause, text = cause_of(error)
+            if cause is Cause.LOST and member in scene.killed:
+                cause, text = Cause.ASKED, scene.killed.pop(member)
+            elif cause is Cause.LOST and member in running.killed:
+                cause, text = Cause.SILENT, running.killed[member]
+            said[member] = cause, text
+            if cause in (Cause.LOST, Cause.SILENT, *NEVER_CHARGED):
+                scene.words.pop(member, None)
+                scene.crew.end(member)
+        loss = explain(said)
+        verdict = after_loss(loss, charged=scene.charged, max_failures=scene.plan.job.failures.max_failures)
+        scene.verdict = verdict
+        scene.book.write("loss", members=list(loss.members), cause=loss.cause.value, reason=verdict.reason)
+        if not isinstance(verdict, Fail):
+            scene.charged = verdict.charged
+            scene.book.say("loss", verdict.reason)
+
+    def _note_change(
+        self, running: Running, ends: Mapping[MemberId, ViewEnd], errors: Mapping[MemberId, BaseException]
+    ) -> None:
+        now = time.monotonic()
+        moved = running.pulse.last_moved if running.killed else now
+        seen = min(running.broken_at or now, moved)
+        applied = max([running.tally.reported, *(e.step for e in ends.values())])
+        lost = {m: "hang" if m in running.killed else "loss" for m in errors}
+        if self._change is not None and self._change.after is not None:
+            # That view broke before it got on: one change to people, with all that was lost in it.
+            seen, lost = min(seen, self._change.seen_at), {**self._change.lost, **lost}
+            applied, before = max(applied, self._change.applied), self._change.before
+        else:
+            before = running.view
+        self._change = Change(before, seen, now, applied, lost)
+
+    def _tell_change(self, step: int) -> None:
+        """The first step after a change is committed: what it cost."""
+        change, scene = self._change, self._scene
+        if change is None or change.entered_at is None:
+            return
+        self._change = None
+        if not change.lost:
+            scene.resize_costs.append(change.idle_s)
+        for entry in change.entries(step):
+            scene.book.write(**entry)
+            scene.book.say(entry["what"], describe(entry))
+
+
+async def _already(error: BaseException) -> ViewEnd:
+    raise error

@@ -1,0 +1,35 @@
+"""A newcomer's dry step: what only a first step costs is paid while the members go on without it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal.data.reader import SliceReader
+from shoal.engines.protocol import Engine
+from shoal.engines.randomness import seed_shard
+from shoal.job import Job
+from shoal.membership.messages import Fresh, ViewOrder
+from shoal.membership.view import MemberId, View
+from shoal.worker.batches import to_device
+from shoal.worker.group import dissolve_group, form_group
+
+
+def dry_step(engine: Engine, job: Job, member: MemberId, store: Any, rendezvous: str, feed: Any, position: int) -> None:
+    """One virtual shard, from the samples at `position` to the update, in a group of one; then the initial state again.
+
+    Imports, kernels' first calls, DeepSpeed's first engine: seconds that would otherwise pass inside a view.
+    Raises TaskError if the user's code fails.
+    """
+    order = ViewOrder(View(0, (member,)), member, rendezvous, Fresh())
+    size = job.batch.shard_size
+    samples = SliceReader(feed).read("train", [(position, position + size)])[0]  # at once, before they are released
+    form_group(order, engine.device, store, job.workers.start_s)
+    try:
+        engine.form(0, 1, (0, 1))
+        seed_shard(job.seed, 0, 0)
+        engine.micro_step(to_device(samples, 0, size, engine.device), 1.0, last=True)
+        engine.update(0.0)
+    finally:
+        engine.leave()
+        dissolve_group()
+        engine.reset()
