@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 SET ?=
 
-.PHONY: help train test unit cluster gpu lint bench ui clean
+.PHONY: help train test unit cluster gpu lint churn bench ui clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -30,9 +30,16 @@ lint: $(READY)  ## formatting, style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+churn: $(READY)  ## see it: a kill, a join and a leave in a live run, then audit and verify
+	$(BIN)/python -m benchmarks.live
+
 bench: $(READY)  ## the measurements behind benchmarks/README.md
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.feed
+	$(BIN)/python -m benchmarks.recovery
+	$(BIN)/python -m benchmarks.recovery --cost
+	$(BIN)/python -m benchmarks.reshard
+	$(BIN)/python -m benchmarks.exact
 
 ui: $(READY)  ## the record in a browser
 	$(BIN)/shoal ui

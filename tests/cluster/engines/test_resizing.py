@@ -79,18 +79,19 @@ def count_things(kept: dict[str, Any], order: ViewOrder) -> dict[str, int]:
     dissolve_group()
     dissolve_group()
     settle()
-    gc.collect()
-    process, hook = psutil.Process(), 0
-    wrapped = sys.excepthook
-    while wrapped.__closure__:
-        wrapped, hook = wrapped.__closure__[-1].cell_contents, hook + 1
-    kinds = Counter(type(o).__name__ for o in gc.get_objects())
+    gc.unfreeze()  # what the engines have taken out of the collector's sight counts, too
+    objects = gc.get_objects()
+    kinds = Counter(type(o).__name__ for o in objects)
+    modules = sum(isinstance(o, torch.nn.Module) for o in objects)
+    del objects
+    gc.freeze()
+    process = psutil.Process()
     return {
         **{kind: kinds[kind] for kind in KINDS},
-        "modules": sum(isinstance(o, torch.nn.Module) for o in gc.get_objects()),
+        "modules": modules,
         "groups": len(dist.distributed_c10d._world.pg_map),
         "groups' names": dist.distributed_c10d._world.group_count,
-        "excepthooks": hook,
+        "wrapped excepthooks": int(sys.excepthook is not sys.__excepthook__),
         "keys": len(kept["store"]),
         "threads": process.num_threads(),
         "files": process.num_fds(),
