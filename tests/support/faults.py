@@ -89,18 +89,19 @@ def _hook(task: Faulty) -> None:
     from shoal.data.reader import SliceReader
     from shoal.worker import life, loop
 
-    def before(where: Any, name: str, phase: Phase, place: bool = False) -> None:
+    def before(where: Any, name: str, phase: Phase | None, place: bool = False) -> None:
         original = getattr(where, name)
 
         def hooked(*args: Any, **kwargs: Any) -> Any:
             if place:
                 _enter(args)
-            _strike(task, phase)
+            if phase is not None:
+                _strike(task, phase)
             return original(*args, **kwargs)
 
         setattr(where, name, hooked)
 
-    before(loop.Loop, "_accumulate", "forward", place=True)
+    before(loop.Loop, "_accumulate", None, place=True)  # `loss` itself strikes in the forward pass
     before(loop.Loop, "_evaluate", "evaluate")
     before(loop.Loop, "_copy", "snapshot")
     before(SliceReader, "read", "read")
@@ -122,13 +123,20 @@ def _strike(task: Faulty, phase: Phase) -> None:
     for fault in task.faults:
         if (fault.phase, fault.rank) != (phase, _HERE.rank):
             continue
-        if (_HERE.view > 1) if phase in ("forming", "state") else (_HERE.step == fault.step):
+        if _is_due(fault, phase):
             try:
                 fault.mark(task.folder).touch(exist_ok=False)
             except FileExistsError:
                 continue
             _wait_for(fault.after)
             _happen(fault.how)
+
+
+def _is_due(fault: Fault, phase: Phase) -> bool:
+    if phase in ("forming", "state"):
+        return _HERE.view > 1
+    # Samples are fetched ahead, for several steps at a time: not in every step.
+    return _HERE.step >= fault.step if phase == "read" else _HERE.step == fault.step
 
 
 def _wait_for(file: str) -> None:

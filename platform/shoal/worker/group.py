@@ -38,7 +38,7 @@ class _Bond:
         self.meeting = Meeting(order.address, self.number, limit)
         self._wires = Wires(limit, order.view.size)
         self._cut, self._severed, self._left = threading.Event(), threading.Event(), threading.Event()
-        self._at_work = threading.Lock()
+        self._first, self._at_work = threading.Lock(), threading.Lock()
 
     @property
     def is_cut(self) -> bool:
@@ -46,7 +46,7 @@ class _Bond:
 
     def cut(self) -> None:
         """Make everything that waits for a member fail, until this process has left the view. Returns at once."""
-        if self._cut.is_set():
+        if not self._first.acquire(blocking=False):
             return
         self._cut.set()
         self.meeting.end()
@@ -67,13 +67,12 @@ class _Bond:
     def _sever(self) -> None:
         self._wires.settle()
         pause = 0.002
-        while not self._left.is_set():  # what the main thread does next may open new sockets
+        while not self._left.wait(pause if self._severed.is_set() else 0):
             with self._at_work:
                 if not self._left.is_set():
                     self._wires.shut()
             self._severed.set()
-            self._left.wait(pause)
-            pause = min(2 * pause, 0.1)
+            pause = min(2 * pause, 0.1)  # what the main thread does next may open new sockets
 
 
 class _Place:
@@ -122,7 +121,7 @@ def form_group(order: ViewOrder, device: torch.device, store: Rendezvous | None,
         if store is not None:
             store.begin(bond.number)
         _connect(order, device, limit, bond)
-    except Exception as error:
+    except BaseException as error:
         was_cut = bond.is_cut
         dissolve_group()
         if was_cut:
@@ -191,7 +190,7 @@ def _forget(bond: _Bond | None) -> None:
     world = dist.distributed_c10d._world
     if dist.is_initialized():
         # The end of a group waits for its threads. It comes when the last reference goes: later, in another thread.
-        _place.graves = list(world.pg_map)
+        _place.graves = [*world.pg_map, bond and bond.meeting]
         if bond is None or not bond.on_device:
             dist.destroy_process_group()
         elif not bond.is_cut:

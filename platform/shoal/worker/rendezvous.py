@@ -64,7 +64,7 @@ class _Caller:
 
     line: socket.socket
     heard: bytearray = field(default_factory=bytearray)
-    wants: tuple[bytes, list[bytes]] | None = None
+    wants: tuple[int, list[bytes]] | None = None
     """(view, keys) that it waits for."""
 
 
@@ -79,7 +79,7 @@ class Rendezvous:
         self._listening.setblocking(False)
         self.address = f"{host}:{self._listening.getsockname()[1]}"
         self._lock = threading.Lock()
-        self._views: dict[bytes, dict[bytes, bytes]] = {}
+        self._views: dict[int, dict[bytes, bytes]] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listening, selectors.EVENT_READ)
         self._callers: set[_Caller] = set()
@@ -88,8 +88,8 @@ class Rendezvous:
     def begin(self, view: int) -> None:
         """Forget all earlier views."""
         with self._lock:
-            for name in [name for name in self._views if int(name) < view]:
-                del self._views[name]
+            for number in [number for number in self._views if number < view]:
+                del self._views[number]
 
     def __len__(self) -> int:
         """Keys that are stored."""
@@ -127,7 +127,8 @@ class Rendezvous:
             self._hang_up(caller)
 
     def _answer(self, caller: _Caller, request: list[bytes]) -> None:
-        operation, view, *rest = request
+        operation, number, *rest = request
+        view = int(number)
         with self._lock:
             values = self._views.setdefault(view, {})
             if operation == b"set":
@@ -196,10 +197,10 @@ class Meeting(dist.Store):
         line = socket.socket(_family(host), socket.SOCK_STREAM)
         line.setblocking(False)
         line.connect_ex((host, int(port)))
-        deadline = time.monotonic() + self._patience.total_seconds()
-        while not select.select([], [line], [], _LOOK_S)[1] and not self._over.is_set():
-            if time.monotonic() > deadline:
-                break
+        deadline, calling = time.monotonic() + self._patience.total_seconds(), select.poll()
+        calling.register(line, select.POLLOUT)
+        while not (calling.poll(1e3 * _LOOK_S) or self._over.is_set() or time.monotonic() > deadline):
+            pass
         error = line.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         try:
             line.getpeername()

@@ -324,7 +324,9 @@ def test_old_views_are_forgotten(store: Rendezvous, meeting: Callable[..., Meeti
 def test_noise_does_not_disturb_the_rendezvous(store: Rendezvous, meeting: Callable[..., Meeting]) -> None:
     a = meeting(1)
     host, port = store.address.split(":")
-    for noise in (b"GET / HTTP/1.1\r\n\r\n", os.urandom(4096), struct.pack("!II", 3, 4) + b"abcd", struct.pack("n", 0)):
+    said = [b"".join(struct.pack("!I", len(part)) + part for part in parts) for parts in ((b"set", b"1"), (b"x", b"y"))]
+    wrong = [struct.pack("!II", 2, len(body)) + body for body in said]
+    for noise in (b"GET / HTTP/1.1\r\n\r\n", os.urandom(4096), struct.pack("!II", 3, 4) + b"abcd", *wrong):
         with socket.create_connection((host, int(port))) as s:
             s.sendall(noise)
     a.set("x", b"1")
