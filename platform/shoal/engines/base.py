@@ -93,7 +93,7 @@ class EngineBase(ABC):
             self._marks_end.remove()
             self._marks_end = None
         self._abandon_step()
-        garbage.collect(everything=not self._left_before)
+        garbage.collect(settle=not self._left_before)
         self._left_before = True
 
     def _abandon_step(self) -> None:

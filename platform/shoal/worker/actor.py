@@ -115,6 +115,7 @@ class Worker:
 
         from shoal.engines import make_engine
         from shoal.engines.factory import model_facts
+        from shoal.engines.garbage import collect
         from shoal.worker.group import open_store
         from shoal.worker.life import Estate
         from shoal.worker.snapshots import Snapshots
@@ -123,6 +124,7 @@ class Worker:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         self._estate = Estate(make_engine(self._job, device), Snapshots(self._outfit.member))
+        collect(settle=True)  # here nobody waits for it; a view's end then has little to look at
         self._store, rendezvous = open_store(ray.util.get_node_ip_address())
         self._facts = WorkerFacts(
             member=self._outfit.member,
