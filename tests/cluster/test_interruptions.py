@@ -40,7 +40,7 @@ def long_undisturbed(runs: Path) -> list[float]:
 
 
 def agree(outcome: Outcome, right: list[float]) -> None:
-    """The same losses. Of the last steps before a loss the lost member's part may be missing, and the ledger says so."""
+    """The same losses. In the last steps before a loss the lost member's part may be missing; the ledger says so."""
     found, entries = losses(outcome), commits(outcome)
     whole = [i for i, entry in enumerate(entries) if "covered" not in entry]
     assert [found[i] for i in whole] == pytest.approx([right[i] for i in whole], rel=TOLERANCE)

@@ -93,6 +93,9 @@ class EngineBase(ABC):
             self._marks_end.remove()
             self._marks_end = None
         self._abandon_step()
+        # What a backward pass that failed has left in autograd's queues, with its graph and the groups that its hooks
+        # know of, stays there until the next pass on the same device.
+        torch.ones((), device=self.device, requires_grad=True).clone().backward()
         garbage.collect(settle=not self._left_before)
         self._left_before = True
 
