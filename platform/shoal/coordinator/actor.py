@@ -25,7 +25,7 @@ from shoal.coordinator.status import MemberStatus, RunStatus
 from shoal.coordinator.watch import cause_of
 from shoal.errors import ShoalError
 from shoal.membership.decisions import Conclude, Form, Wait, next_view
-from shoal.membership.losses import Cause, Fail, Loss, after_loss
+from shoal.membership.losses import Cause, Fail, Loss
 from shoal.membership.messages import Grant, Reports
 from shoal.membership.phases import Phase
 from shoal.membership.view import MemberId
@@ -187,15 +187,9 @@ class Coordinator:
             cause, text = cause_of(error)
             if cause is Cause.DATA and scene.formed:
                 cause = Cause.LOST  # the members read the same data: if it cannot be read they will say so
-            verdict = after_loss(
-                Loss(cause, (member,), text), charged=scene.charged, max_failures=self._plan.job.failures.max_failures
-            )
-            scene.book.write("loss", members=[member], cause=cause.value, reason=verdict.reason)
+            verdict = scene.charge(Loss(cause, (member,), text), "; another one is asked for")
             if isinstance(verdict, Fail):
                 scene.verdict = verdict
-            else:
-                scene.charged = verdict.charged
-                scene.book.say("loss", f"{verdict.reason}; another one is asked for")
             crew.want(scene.high)
 
     def _lost(self, member: MemberId, error: BaseException) -> None:

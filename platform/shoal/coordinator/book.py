@@ -115,11 +115,6 @@ class Book:
         """Seconds that a step takes: the median of the recent ones."""
         return median(self._recent) if self._recent else None
 
-    @property
-    def fastest_step_s(self) -> float | None:
-        """The fastest of the recent steps: how soon members might run out of leases."""
-        return min(self._recent, default=None)
-
     def evaluated(self, step: int, means: Mapping[str, float], seconds: float) -> None:
         """Append the result of an evaluation; names get the prefix `val/`. Each step's counts once."""
         if step == self.evaluated_at:

@@ -66,6 +66,15 @@ class RunPlan:
         return f"shoal-{self.run_id}"
 
     @property
+    def sharded(self) -> bool:
+        """Whether each member holds a part of the state only."""
+        return self.job.engine.name != "replicated"
+
+    def stretch_ended(self, step: int) -> str | None:
+        """Why the run ends after `step`, before its budget does, if only a stretch of it was wanted."""
+        return "the stretch ends here" if self.until_step is not None and step >= self.until_step else None
+
+    @property
     def validation_samples(self) -> int:
         return min(self.job.evaluation.samples, self.validation.samples) if self.validation else 0
 
@@ -85,7 +94,7 @@ class RunPlan:
             # A stretch that is only computed again ends with a checkpoint, which shows what it came to.
             export=job.checkpoints.export and self.until_step is None,
             can_evaluate=self.validation is not None and self.until_step is None,
-            snapshot=job.engine.name != "replicated",
+            snapshot=self.sharded,
         )
 
 

@@ -39,7 +39,7 @@ class Running:
     ) -> None:
         """`cold`: the members may have to import, compile and load before they get on."""
         self.view, self.source = view, source
-        self.sharded = plan.job.engine.name != "replicated"
+        self.sharded = plan.sharded
         self.leasing = Leasing(view, plan.leasing(), source.step + 1, owes=owes)
         self.tally = tally_of(plan, self.leasing)
         self.pulse = Pulse(plan.job.workers.silence_s, cold=cold)
@@ -88,8 +88,8 @@ class Running:
         ahead = horizon(self.tally.reported, min(self._steps, default=None), ahead_s=AHEAD_S)
         last = self._plan.until_step
         self.leasing.extend(ahead if last is None else min(ahead, last), self.snapshot_every)
-        if last is not None and self.leasing.leased_until >= last:
-            self.leasing.stop("the stretch ends here")
+        if ended := self._plan.stretch_ended(self.leasing.leased_until):
+            self.leasing.stop(ended)
         return Grant(self.leasing.take(member), self.leasing.end, committed, incarnation)
 
     @property
@@ -151,7 +151,7 @@ def tally_of(plan: RunPlan, leasing: Leasing) -> Tally:
         leasing.view,
         first_step=leasing.first_step,
         batch_size=plan.job.batch.size,
-        sharded=plan.job.engine.name != "replicated",
+        sharded=plan.sharded,
         last_due=leasing.last_due,
     )
 

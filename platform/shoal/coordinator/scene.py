@@ -12,7 +12,7 @@ from shoal.coordinator.running import Running
 from shoal.membership.account import Account
 from shoal.membership.commits import Progressed
 from shoal.membership.decisions import Situation, Standing
-from shoal.membership.losses import Fail, Recover
+from shoal.membership.losses import Fail, Loss, Recover, after_loss
 from shoal.membership.messages import Stored, ViewEnd
 from shoal.membership.phases import Phase, move
 from shoal.membership.recovery import Choice, Formed, sources
@@ -52,10 +52,6 @@ class Scene:
         """Members that were killed on request, and by whom."""
         self.resize_costs: list[float] = []
 
-    @property
-    def sharded(self) -> bool:
-        return self.plan.job.engine.name != "replicated"
-
     def move(self, to: Phase) -> None:
         if to is not self.phase:
             self.phase = move(self.phase, to)
@@ -82,27 +78,32 @@ class Scene:
             virtual_shards=plan.job.batch.virtual_shards,
             step_s=running.step_s if running is not None else None,
             resize_cost_s=sum(self.resize_costs) / len(self.resize_costs) if self.resize_costs else 1.0,
-            stop=self.stop or self._stretch_ended(step),
+            stop=self.stop or plan.stretch_ended(step),
             finished=self.finished,
             saved=self.durable.reached == step,
             verdict=self.verdict,
             settled=bool(self.formed) or self.crew.settled,
         )
 
-    def _stretch_ended(self, step: int) -> str | None:
-        """Why the run ends before its budget does, if only a stretch of it was wanted."""
-        until = self.plan.until_step
-        return "the stretch ends here" if until is not None and step >= until else None
-
     def _choice(self) -> Choice | None:
         latest = self.durable.latest
         return sources(
             self.formed,
             self.words.values(),
-            sharded=self.sharded,
+            sharded=self.plan.sharded,
             committed=self.account.committed,
             checkpoint=Stored(latest.step, latest.uri) if latest else None,
         )
+
+    def charge(self, loss: Loss, then: str = "") -> Recover | Fail:
+        """Judge a loss, write it down, and charge it to the run; `then`: what follows if the run goes on."""
+        limit = self.plan.job.failures.max_failures
+        verdict = after_loss(loss, charged=self.charged, max_failures=limit)
+        self.book.write("loss", members=list(loss.members), cause=loss.cause.value, reason=verdict.reason)
+        if isinstance(verdict, Recover):
+            self.charged = verdict.charged
+            self.book.say("loss", verdict.reason + then)
+        return verdict
 
     def publish(self, progressed: Progressed) -> None:
         """What became final goes to the book and to storage."""

@@ -18,7 +18,7 @@ from shoal.coordinator.watch import cause_of
 from shoal.membership.commits import Progressed
 from shoal.membership.decisions import Form, change_wanted
 from shoal.membership.leasing import EndKind
-from shoal.membership.losses import NEVER_CHARGED, Cause, Fail, after_loss, explain
+from shoal.membership.losses import NEVER_CHARGED, Cause, explain
 from shoal.membership.messages import Fresh, Grant, InMemory, Reports, Stored, ViewEnd, ViewOrder
 from shoal.membership.phases import Phase
 from shoal.membership.recovery import Formed, buddies
@@ -281,13 +281,7 @@ class Stage:
             if cause in (Cause.LOST, Cause.SILENT, *NEVER_CHARGED):
                 scene.words.pop(member, None)
                 scene.crew.end(member)
-        loss = explain(said)
-        verdict = after_loss(loss, charged=scene.charged, max_failures=scene.plan.job.failures.max_failures)
-        scene.verdict = verdict
-        scene.book.write("loss", members=list(loss.members), cause=loss.cause.value, reason=verdict.reason)
-        if not isinstance(verdict, Fail):
-            scene.charged = verdict.charged
-            scene.book.say("loss", verdict.reason)
+        scene.verdict = scene.charge(explain(said))
 
     def _note_change(
         self, running: Running, ends: Mapping[MemberId, ViewEnd], errors: Mapping[MemberId, BaseException]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from math import nan
 from statistics import fmean
 from typing import Generic, TypeVar
 
+from shoal.digests import step_digest
 from shoal.membership.leasing import LastDue
 from shoal.membership.messages import EvaluationReport, Reports, ShardWritten, StepReport, ViewEnd
 from shoal.membership.view import MemberId, View
@@ -232,7 +232,6 @@ class Tally:
         parts = of_all if of_all is not None else tuple(part for r in said for part in r.losses)
         covered = sum(n for n, _ in parts)
         whole = len(said) == self.view.size and all(r.samples for r in said)
-        digests = "".join(r.samples for r in said).encode()
         return Commit(
             step=step,
             view=self.view.number,
@@ -247,7 +246,7 @@ class Tally:
             communicate_s=_mean(r.communicate_s for r in said),
             update_s=_mean(r.update_s for r in said),
             covered=covered,
-            samples_digest=blake2b(digests, digest_size=8).hexdigest() if whole else "",
+            samples_digest=step_digest(r.samples for r in said) if whole else "",
         )
 
 

@@ -19,7 +19,7 @@ from ray.util.placement_group import get_current_placement_group
 from shoal.errors import TaskError
 from shoal.job import Job, by_value
 from shoal.membership.messages import Held, Told, ViewEnd, ViewOrder
-from shoal.membership.view import MemberId, View
+from shoal.membership.view import MemberId
 from shoal.orphans import end_with
 
 LINE = "line"
@@ -216,8 +216,3 @@ class Worker:
         if isinstance(end, Exception):
             raise end
         return end
-
-
-def address_of(view: View, facts: Mapping[MemberId, WorkerFacts]) -> str:
-    """Where the members of `view` meet: on the first of them."""
-    return facts[view.members[0]].rendezvous
