@@ -96,6 +96,7 @@ class Waits:
     def close(self) -> None:
         """The view is over; waits are torch's own again."""
         setattr(dist.Work, _WAIT, _native)
+        self._failed = _nothing  # no circle: what a view has held goes with it, not at some later collection
         with self._lock:
             self._over = self._over or dist.DistBackendError("the group is gone")
             self._release()
@@ -134,6 +135,10 @@ class Waits:
     def _release(self) -> None:
         while self._idle:
             self._idle.pop().end()
+
+
+def _nothing() -> None:
+    """Nobody is to be told any more."""
 
 
 def _has_future(work: dist.Work) -> bool:

@@ -113,4 +113,6 @@ def test_one_after_another_while_the_run_waits_for_more(train: Train, undisturbe
     sizes = [len(view["members"]) for view in result.entries("view")]
     assert sizes == [2, 2, 2]
     from_memory(result)
-    assert [c["what"] for c in result.entries("change")].count("join") == 2
+    # One change or two: the second loss may come before the coordinator has heard that the view went on.
+    for what in ("loss", "join"):
+        assert sum(len(c["members"]) for c in result.entries("change") if c["what"] == what) == 2
