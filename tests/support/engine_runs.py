@@ -36,6 +36,8 @@ class Outcome:
     """The share-weighted sum of this member's losses in the last step."""
     metrics: dict[str, float] = field(default_factory=dict)
     merged: bool | None = None
+    averaged: dict[str, torch.Tensor] = field(default_factory=dict)
+    """The weights' moving average, if the job keeps one."""
 
 
 def train(
@@ -67,6 +69,9 @@ def train(
             outcome.losses.append(engine.step_losses())
         outcome.shard = engine.read_state()
         outcome.metrics = engine.evaluate(rows(0, 32, device=engine.device))
+        if job.optimizer.ema is not None:
+            with engine.averaged():
+                outcome.averaged = engine.full_parameters()
         outcome.parameters = engine.full_parameters()
         outcome.merged = engine.merges_shards
         return outcome

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -180,6 +181,30 @@ class EngineBase(ABC):
         finally:
             for module in training:
                 module.training = True
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the weights are their moving average, if there is one (collective)."""
+        if self._job.optimizer.ema is None or not self._applied:
+            yield
+            return
+        self._swap_average()
+        try:
+            yield
+        except BaseException:
+            if self.keeps_state:  # here that needs nobody else
+                self._swap_average()
+            raise
+        self._swap_average()
+
+    @property
+    @abstractmethod
+    def keeps_state(self) -> bool:
+        """True: the state outlives `leave`."""
+
+    @abstractmethod
+    def _swap_average(self) -> None:
+        """Exchange weights and averages."""
 
     def _rebuild(self) -> None:
         """Put the weights and buffers of a freshly built model into this one."""

@@ -23,6 +23,7 @@ In `exact` numerics they are equal to the last bit in every engine and on any nu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -131,6 +132,11 @@ class Engine(Protocol):
 
     def evaluate(self, batch: Batch) -> dict[str, float]:
         """The task's metrics on `batch` (collective if `equal_micro_batches`)."""
+        ...
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside, the weights are their moving average, if the job keeps one and a step was done (collective, both at
+        entering and at leaving). If an error leaves it, a sharded engine's state is undefined."""
         ...
 
     def holdings(self) -> tuple[Extent, ...]:

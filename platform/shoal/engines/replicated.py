@@ -19,6 +19,7 @@ from shoal.engines.buffers import persistent_buffers
 from shoal.engines.protocol import ReadState
 from shoal.engines.whole_state import pack, slice_of, take_over, take_over_buffers
 from shoal.job import Job
+from shoal.optim import averaging
 from shoal.optim.optimizers import make_optimizer, state_names
 from shoal.state.layout import Extent, Shard, divide
 from shoal.tasks.base import Batch
@@ -124,6 +125,9 @@ class ReplicatedEngine(EngineBase):
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         return [p.grad for p in self._trainable if p.grad is not None]
+
+    def _swap_average(self) -> None:
+        averaging.swap(self._optimizer, self._updated)
 
     def holdings(self) -> tuple[Extent, ...]:
         """An even part of the whole state."""

@@ -15,6 +15,7 @@ from shoal.engines.buffers import persistent_buffers
 from shoal.engines.protocol import ReadState
 from shoal.engines.whole_state import BUCKET, pack, slice_of, take_over, take_over_buffers
 from shoal.job import Job
+from shoal.optim import averaging
 from shoal.optim.optimizers import make_optimizer, state_names
 from shoal.state.layout import Extent, Shard, divide, offsets
 from shoal.tasks.base import Batch
@@ -130,6 +131,10 @@ class ZeroEngine(EngineBase):
         self._finish(applied=applied)
         self._clock.end_update(begun)
         return norm
+
+    def _swap_average(self) -> None:
+        averaging.swap(compat.torch_optimizer(self._engine), self._flats)
+        compat.publish_partitions(self._engine)
 
     def holdings(self) -> tuple[Extent, ...]:
         """What DeepSpeed gave to this member's optimizer, and a part of the frozen parameters."""

@@ -92,6 +92,9 @@ class Optimizer:
     weight_decay: float = 0.1
     clip_norm: float | None = 1.0
     """Largest global gradient norm; None: no clipping."""
+    ema: float | None = None
+    """Decay per step of a moving average of the weights, for example 0.999; evaluation and the export then use the
+    average, training and checkpoints keep both. None: no average."""
 
     def __post_init__(self) -> None:
         choice("optimizer.name", self.name, ("adamw", "sgd"))
@@ -105,6 +108,8 @@ class Optimizer:
             fraction("optimizer.betas", beta)
         if self.clip_norm is not None:
             positive("optimizer.clip_norm", self.clip_norm)
+        if self.ema is not None:
+            fraction("optimizer.ema", self.ema)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,10 +33,13 @@ def job_digest(job: Job) -> str:
     """SHA-256 of the values that decide the result: what is trained on what, in which order, how far.
 
     Not of who computes it, how it is watched and what is kept: workers, engine (but for its precision), evaluation,
-    checkpoints, name. The task counts with its class's name and its fields, not with its code.
+    checkpoints, name. The task counts with its class's name and its fields, not with its code. What is None does not
+    count, so that an option that comes later leaves the digests of jobs that do not use it alone.
     """
     deciding = {
-        name: text for name, text in flatten(job).items() if name in _DECIDING or name.startswith(_DECIDING_GROUPS)
+        name: text
+        for name, text in flatten(job).items()
+        if text != "none" and (name in _DECIDING or name.startswith(_DECIDING_GROUPS))
     }
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 

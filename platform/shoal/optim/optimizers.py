@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from shoal.errors import ConfigError
+from shoal.optim import averaging
 
 if TYPE_CHECKING:
     import torch
@@ -14,10 +15,9 @@ if TYPE_CHECKING:
 
 
 def state_names(spec: Optimizer) -> tuple[str, ...]:
-    """Names, as torch gives them, of the vectors that the optimizer keeps for each parameter."""
-    if spec.name == "adamw":
-        return ("exp_avg", "exp_avg_sq")
-    return ("momentum_buffer",) if spec.momentum else ()
+    """Names, as torch gives them, of the vectors that the optimizer keeps for each parameter, and the average's."""
+    moments = ("exp_avg", "exp_avg_sq") if spec.name == "adamw" else ("momentum_buffer",) if spec.momentum else ()
+    return moments if spec.ema is None else (*moments, averaging.NAME)
 
 
 def make_optimizer(
@@ -46,5 +46,9 @@ def make_optimizer(
     ]
     fused = device.type in ("cpu", "cuda") and all(p.is_floating_point() for p in trainable)
     if spec.name == "adamw":
-        return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=fused)
-    return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, fused=fused)
+        made: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=fused)
+    else:
+        made = torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, fused=fused)
+    if spec.ema is not None:
+        averaging.follow(made, spec.ema)
+    return made

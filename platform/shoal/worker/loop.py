@@ -84,7 +84,8 @@ class Loop:
             self._hand_over(step, dict(end.keepers).get(self.order.member))
         if end.export:
             self._at("export")
-            self.ends.export(self.engine)  # rank 0 writes
+            with self.engine.averaged():
+                self.ends.export(self.engine)  # rank 0 writes
         return step
 
     def progress(self) -> Progress:
@@ -195,7 +196,8 @@ class Loop:
     def _evaluate(self, step: int) -> int:
         if self.evaluator is not None:
             self._at("evaluate")
-            self.courier.report(self.evaluator.run(self.engine, step, lambda: self._at("evaluate")))
+            with self.engine.averaged():
+                self.courier.report(self.evaluator.run(self.engine, step, lambda: self._at("evaluate")))
         self._mark = time.perf_counter()
         return step
 

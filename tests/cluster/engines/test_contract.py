@@ -51,6 +51,19 @@ def test_sgd_with_momentum_and_no_clipping(pool: ProcessPool, engine: str) -> No
 
 
 @each_engine
+def test_the_moving_average_moves_with_the_state(pool: ProcessPool, engine: str) -> None:
+    job = make_job(tasks.Regression(), engine, optimizer=Optimizer(lr=1e-2, ema=0.8))
+    right = plain(job, 1)[0]
+    for steps in range(2, 13):
+        new = plain(job, steps)[0]
+        right = {name: 0.8 * old + 0.2 * new[name] for name, old in right.items()}
+    state = state_of(pool.run(train, job, (0, 7), members=range(2)))
+    first, *_ = pool.run(train, job, (7, 12), members=range(3), state=state)
+    assert difference(first.averaged, right) < EXACT
+    assert difference(first.parameters, plain(job, 12)[0]) < EXACT, "and the weights are back afterwards"
+
+
+@each_engine
 def test_bf16_keeps_fp32_state_and_stays_near(pool: ProcessPool, engine: str) -> None:
     sgd = Optimizer(name="sgd", lr=0.1)  # Adam would turn the rounding of a tiny gradient into a whole step
     job = make_job(tasks.Language(), engine, options={"precision": "bf16"}, size=32, optimizer=sgd)

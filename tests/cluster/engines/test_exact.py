@@ -59,7 +59,9 @@ def one_digest(pool: ProcessPool, jobs: Sequence[Job], sizes: Sequence[int], ste
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "sizes"), [(Optimizer(lr=1e-2, clip_norm=0.5), SIZES), (SGD, (1, 3, 8))], ids=["adamw", "sgd"]
+    ("optimizer", "sizes"),
+    [(Optimizer(lr=1e-2, clip_norm=0.5, ema=0.9), SIZES), (SGD, (1, 3, 8))],
+    ids=["adamw", "sgd"],
 )
 def test_one_digest_for_every_engine_and_size(eight: ProcessPool, optimizer: Optimizer, sizes: Sequence[int]) -> None:
     jobs = [exact_job(tasks.Demanding(), engine, optimizer=optimizer) for engine in ENGINES]

@@ -42,6 +42,7 @@ def job(engine: str = "replicated", task: shoal.Task | None = None, **changes: A
     parts: dict[str, Any] = {
         "engine": kind,
         "numerics": "exact",
+        "optimizer": shoal.Optimizer(lr=1e-2, ema=0.9),
         "budget": shoal.Budget(steps=STEPS),
         "workers": shoal.Workers(min=1, max=3),
         "checkpoints": shoal.Checkpoints(every=None, export=False),

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from shoal.errors import ConfigError
 from shoal.job import Optimizer
+from shoal.optim import averaging
 from shoal.optim.optimizers import make_optimizer, state_names
 
 pytestmark = pytest.mark.unit
@@ -62,7 +66,10 @@ def test_fused_kernels_do_the_same_arithmetic(spec: Optimizer, plain: object) ->
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("spec", [Optimizer(), Optimizer(name="sgd"), Optimizer(name="sgd", momentum=0.0)])
+@pytest.mark.parametrize(
+    "spec",
+    [Optimizer(), Optimizer(name="sgd"), Optimizer(name="sgd", momentum=0.0), Optimizer(ema=0.9)],
+)
 def test_state_names_are_torchs(spec: Optimizer) -> None:
     net = model()
     made = make_optimizer(spec, net.named_parameters(), CPU)
@@ -70,6 +77,25 @@ def test_state_names_are_torchs(spec: Optimizer) -> None:
     made.step()
     shaped = {k for p in net.parameters() for k, v in made.state[p].items() if v is not None and v.shape == p.shape}
     assert shaped == set(state_names(spec))
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_the_average_is_torchs(name: Literal["adamw", "sgd"]) -> None:
+    net = model()
+    theirs = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.7))
+    made = make_optimizer(Optimizer(name=name, ema=0.7), net.named_parameters(), CPU)
+    for seed in range(8):
+        torch.manual_seed(seed)
+        net(torch.randn(4, 5)).square().mean().backward()
+        made.step()
+        made.zero_grad()
+        theirs.update_parameters(net)
+    before = [p.detach().clone() for p in net.parameters()]
+    averaging.swap(made, list(net.parameters()))
+    for ours, right in zip(net.parameters(), theirs.module.parameters(), strict=True):
+        torch.testing.assert_close(ours, right)
+    averaging.swap(made, list(net.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
 
 def test_nothing_to_train_is_refused() -> None:
