@@ -45,6 +45,10 @@ class WorkerLost(ShoalError):
     """A worker died, or stayed silent beyond its deadline."""
 
 
+class WorkerRefused(ShoalError):
+    """A worker came up with other code or another model than the run's; the message names what differs."""
+
+
 class TrainingFailed(ShoalError):
     """The run ended without reaching its budget; the message says why and where the record is."""
 

@@ -200,8 +200,9 @@ def actor_id(handle: Any) -> str:
     return handle._actor_id.hex()
 
 
-def draining_nodes() -> frozenset[str]:
-    """Ids (hex) of the nodes that were told to go: a spot notice, an idle node that the autoscaler takes back."""
+def draining_nodes() -> dict[str, float]:
+    """Nodes that were told to go (a spot notice, a node that the autoscaler takes back): id (hex) -> Unix seconds when
+    they will; 0: nobody said."""
     from ray._private.state import state
 
-    return frozenset(state.get_draining_nodes())
+    return {node: deadline_ms / 1e3 for node, deadline_ms in state.get_draining_nodes().items()}

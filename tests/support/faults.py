@@ -20,8 +20,11 @@ from tests.support.sabotage import Digits
 Phase = Literal["read", "forward", "backward", "update", "updated", "snapshot", "evaluate", "forming", "state"]
 """read: fetching samples. forward, backward: in the middle of the pass. update: as the optimizer begins. updated: as it
 is done, before anybody heard of it. snapshot: before the host copy. forming: of a later view. state: while it moves."""
-How = Literal["SIGKILL", "SIGSTOP", "raise", "hold", "block", "cut", "slow"]
-"""hold: keep the interpreter's lock, as a C extension can. block: wait for ever. cut: lose all connections to peers."""
+How = Literal["SIGKILL", "SIGSTOP", "raise", "hold", "block", "cut", "slow", "node"]
+"""hold: keep the interpreter's lock, as a C extension can. block: wait for ever. cut: lose all connections to peers.
+slow: this process computes at a fraction of its speed from now on. node: every process of this Ray node is killed."""
+SLOW_S = 0.01
+"""What each virtual shard costs a slow process; some milliseconds is what it costs the others."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Faulty(Digits):
         if not (self.faults and torch.is_grad_enabled()):
             return super().loss(model, batch)
         _strike(self, "forward")
+        time.sleep(_HERE.slow_s)
         hidden = model[:2](batch["image"])
         if hidden.requires_grad:
             hidden.register_hook(lambda _: _strike(self, "backward"))
@@ -72,6 +76,7 @@ class _Place:
     step: int = -1
     view: int = 0
     hooked: bool = False
+    slow_s: float = 0.0
     blocked: threading.Event = field(default_factory=threading.Event)
 
 
@@ -160,4 +165,18 @@ def _happen(how: How) -> None:
 
         cut_group(_HERE.view)
     elif how == "slow":
-        time.sleep(0.2)
+        _HERE.slow_s = SLOW_S
+    elif how == "node":
+        _kill_node()
+
+
+def _kill_node() -> None:
+    """As if the machine had lost its power: first who could still tell, then everybody, this process at the end."""
+    import psutil
+
+    raylet = psutil.Process(os.getppid())
+    assert "raylet" in raylet.name(), raylet
+    others = [p for p in raylet.children(recursive=True) if p.pid != os.getpid()]
+    for process in (raylet, *others):
+        process.kill()
+    os.kill(os.getpid(), signal.SIGKILL)

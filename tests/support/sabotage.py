@@ -33,6 +33,19 @@ class Digits(shoal.Task):
 
 
 @dataclass(frozen=True)
+class Changing(Digits):
+    """Another model from the moment on at which `marker` exists: as where one node has other files than the rest."""
+
+    marker: str = ""
+
+    def build(self) -> Any:
+        import torch
+
+        model = super().build()
+        return torch.nn.Sequential(*model, torch.nn.Linear(10, 10)) if Path(self.marker).exists() else model
+
+
+@dataclass(frozen=True)
 class Sabotage(Digits):
     """`Digits` that does `how` in the first virtual shard of step `step` on the member of rank `rank`.
 

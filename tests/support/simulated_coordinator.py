@@ -151,7 +151,7 @@ class Coordinator:
         ready = [w for w in self._there() if w.ready and w.member not in self.errors]
         step = choice.step if choice else 0
         return Situation(
-            ready=tuple(Standing(w.member, w.node, w.leaving, w.speed) for w in ready),
+            ready=tuple(Standing(w.member, w.node, w.leaving, speed=w.speed) for w in ready),
             starting=sum(not w.ready for w in self._there()),
             min=least,
             max=most,

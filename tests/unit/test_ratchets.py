@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "engines": "errors job optim state tasks deepspeed_compat",
     "tracking": "errors job locks run_folder",
     "audit": "errors digests job run_folder data tracking.ledger",
-    "worker": "errors digests job membership optim data state engines tasks ray_compat orphans",
+    "worker": "__version__ errors digests job membership optim data state engines tasks ray_compat orphans",
     "coordinator": "errors job membership data state tasks tracking worker ray_compat run_folder",
     "launch": "errors job data state tasks tracking coordinator audit ray_compat run_folder cli.display",
     "cli": "errors environment __version__ run_folder job data tasks tracking audit coordinator.status launch",

@@ -122,8 +122,8 @@ class Coordinator:
                 await revive(scene, self._feeding, self._stage)
             else:
                 await self._feeding.start(scene.durable.latest.step if scene.durable.latest else 0)
-            crew.want(scene.high)
             self._ready = True
+            crew.want(scene.high)
             decision = await self._views()
         except ShoalError as error:
             cause, text = cause_of(error)
@@ -151,7 +151,6 @@ class Coordinator:
         while True:
             if not scene.finished:
                 self._judge_starts()
-                scene.crew.want(scene.high)
             decision = next_view(scene.situation())
             if isinstance(decision, Conclude):
                 return decision
@@ -187,10 +186,10 @@ class Coordinator:
             cause, text = cause_of(error)
             if cause is Cause.DATA and scene.formed:
                 cause = Cause.LOST  # the members read the same data: if it cannot be read they will say so
-            verdict = scene.charge(Loss(cause, (member,), text), "; another one is asked for")
+            then = "; another one is asked for" + (" after a while" if cause is Cause.REFUSED else "")
+            verdict = scene.charge(Loss(cause, (member,), text), then)
             if isinstance(verdict, Fail):
                 scene.verdict = verdict
-            crew.want(scene.high)
 
     def _lost(self, member: MemberId, error: BaseException) -> None:
         """A worker that was ready has died."""
@@ -204,13 +203,15 @@ class Coordinator:
             now = time.monotonic()
             if not self._ready:
                 continue
+            if not self._scene.finished:
+                self._scene.crew.want(self._scene.high)
             if self._scene.running is not None:
                 self._judge_starts()
                 self._stage.steer(now)
             if now - self._tidied_at >= TIDY_S:
                 self._tidied_at = now
                 self._scene.book.look_after()
-                self._stage.look_for_notices()
+                await self._stage.look_for_notices()
                 await self._mind_submitter(now)
 
     async def _mind_submitter(self, now: float) -> None:

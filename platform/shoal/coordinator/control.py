@@ -61,8 +61,7 @@ def _member(scene: Scene, hand: Hand, rank: int | None) -> MemberStatus:
     running, facts = scene.running, hand.facts
     status = MemberStatus(member=hand.member, state=_state(scene, hand, rank), since=hand.since)
     if facts is not None:
-        address = facts.rendezvous.rsplit(":", 1)[0]
-        status = replace(status, node=facts.node, address=address, pid=facts.pid, device=facts.device)
+        status = replace(status, node=facts.node, address=facts.address, pid=facts.pid, device=facts.device)
     if rank is None or running is None:
         return status
     progress, speed = running.pulse.progress(hand.member), running.paces.speeds().get(hand.member)
@@ -99,7 +98,6 @@ def scale(scene: Scene, low: int, high: int) -> str:
         )
     scene.low, scene.high = low, high
     scene.book.write("scale", min=low, max=high)
-    scene.crew.want(high)
     now = scene.running.view.size if scene.running else 0
     if now > high:
         return f"{now - high} of {now} workers leave at the next boundary"
@@ -116,7 +114,6 @@ def end_worker(scene: Scene, member: str, how: Literal["kill", "leave"]) -> str:
         raise ConfigError(f"there is no worker {member} in this run; there are: {known}")
     if how == "leave":
         hand.leaving = "asked to leave"
-        scene.crew.want(scene.high)
         return f"{member} leaves at the next boundary; another one is asked for in its place"
     scene.killed[member] = "killed on request"
     ray.kill(hand.actor, no_restart=True)

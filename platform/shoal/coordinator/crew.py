@@ -24,8 +24,9 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from shoal.errors import ShoalError, WorkerLost
+from shoal.errors import ShoalError, WorkerLost, WorkerRefused
 from shoal.job import Workers
+from shoal.membership.admission import refusal
 from shoal.membership.view import MemberId
 from shoal.worker.actor import LINE, LINE_THREADS, Outfit, Standing, Worker, WorkerFacts
 
@@ -33,6 +34,8 @@ SETTLE_S = 3.0
 """Once `min` workers have their place, how long to wait for the rest of `max` before starting without them."""
 LOOK_S = (0.05, 1.0)
 """Between two looks for places that were granted: at first, and at most."""
+REFUSED_S = (5.0, 300.0)
+"""After a worker was refused, until more are asked for, doubling: the next one may come from the same node."""
 
 
 @dataclass(slots=True)
@@ -48,9 +51,16 @@ class Hand:
     """How many were ready before it."""
     leaving: str | None = None
     """Why it is to leave at the next boundary."""
+    reclaimed: float | None = None
+    """Its node is being taken back: Unix seconds when; 0: nobody said."""
     since: float = field(default_factory=time.time)
     """Unix seconds: when it was started, or became ready."""
     stays: asyncio.Task[None] | None = None
+
+    @property
+    def stays_s(self) -> float:
+        """Seconds for which it could still stay if it is to leave."""
+        return max(0.0, self.reclaimed - time.time()) if self.reclaimed else 0.0
 
 
 class Crew:
@@ -74,6 +84,9 @@ class Crew:
         self._begun = time.monotonic()
         self._enough_at: float | None = None
         self._ready = 0
+        self._known: WorkerFacts | None = None
+        self._refused = ""
+        self._ask_from, self._hold_off_s = 0.0, REFUSED_S[0]
         self.hands: dict[MemberId, Hand] = {}
         self.warm: Callable[[Any], Awaitable[None]] | None = None
         """Given an actor: its dry step; None: nobody would wait for the newcomer's first step anyway."""
@@ -83,10 +96,11 @@ class Crew:
     # How many ----------------------------------------------------------------------------------------------------
 
     def want(self, count: int) -> None:
-        """Have `count` workers, those that start included; asks for more, or takes requests back."""
+        """Have `count` workers, those that start included; asks for more, or takes requests back. Called a few times a
+        second: whoever changes what is wanted or who is there need not think of it."""
         self._target = count
         staying = sum(h.leaving is None for h in self.hands.values())
-        for _ in range(count - staying - len(self._asked)):
+        for _ in range(count - staying - len(self._asked) if time.monotonic() >= self._ask_from else 0):
             self._places += 1
             name = f"{self._prefix}place{self._places}"
             bundle = _bundle(self._wanted)
@@ -129,7 +143,7 @@ class Crew:
 
     def shortage(self) -> str:
         """What is missing, for people."""
-        return too_few(len(self.hands), self._wanted)
+        return too_few(len(self.hands), self._wanted) + (f". Refused: {self._refused}" if self._refused else "")
 
     # One worker --------------------------------------------------------------------------------------------------
 
@@ -157,7 +171,9 @@ class Crew:
         """For ever: start a worker on every place that the cluster grants."""
         pause = LOOK_S[0]
         while True:
-            granted = [p for p in self._asked if p.wait(0)] if self._asked else []
+            asked = list(self._asked)
+            found = await asyncio.to_thread(lambda asked: [p for p in asked if p.wait(0)], asked) if asked else []
+            granted = [p for p in found if p in self._asked]  # none that was taken back meanwhile
             for place in granted:
                 self._asked.remove(place)
                 self._start(place)
@@ -209,9 +225,20 @@ class Crew:
 
     async def _prepare(self, hand: Hand) -> WorkerFacts:
         facts = await hand.actor.prepare.remote()
+        self._admit(facts)
         if self.warm is not None:
             await self.warm(hand.actor)
         return facts
+
+    def _admit(self, facts: WorkerFacts) -> None:
+        """Raises WorkerRefused if a worker is not like the first one that was ready."""
+        self._known = known = self._known or facts
+        why = refusal(facts.identity, known.identity)
+        if why is not None:
+            self._refused = f"{facts.member} on node {facts.address}, unlike {known.member} on {known.address}: {why}"
+            self._ask_from = time.monotonic() + self._hold_off_s
+            self._hold_off_s = min(2 * self._hold_off_s, REFUSED_S[1])
+            raise WorkerRefused(self._refused)
 
     def _failed(self, hand: Hand, error: BaseException) -> None:
         self.failures.append((hand.member, error))
@@ -238,6 +265,7 @@ class Crew:
             if standing is None or standing.facts is None:
                 self.end(member)
                 continue
+            self._known = self._known or standing.facts
             self._is_ready(hand, standing.facts)
             standings[member] = standing
         self._drop_places(frozenset(h.place.id.hex() for h in self.hands.values() if h.place is not None))

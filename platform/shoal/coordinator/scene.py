@@ -64,7 +64,9 @@ class Scene:
         uneven = plan.job.workers.stragglers == "rebalance"
         speeds = self.paces.speeds() if uneven else {}
         ready = tuple(
-            Standing(h.member, h.facts.node, h.leaving, speeds.get(h.member)) for h in self.crew.ready if h.facts
+            Standing(h.member, h.facts.node, h.leaving, h.stays_s, speeds.get(h.member))
+            for h in self.crew.ready
+            if h.facts
         )
         return Situation(
             ready=ready,

@@ -65,7 +65,6 @@ class Stage:
         for hand in [h for h in scene.crew.hands.values() if h.leaving and h.member not in view.members]:
             scene.words.pop(hand.member, None)
             scene.crew.end(hand.member)
-        scene.crew.want(scene.high)
         actors = {m: scene.crew.hands[m].actor for m in view.members}
         self._refs = self._order(running, actors)
         scene.crew.warm = self._warm
@@ -122,7 +121,9 @@ class Stage:
         scene.book.write(
             "view",
             number=view.number,
-            members=[{"id": m, "node": f.node, "device": f.device} for m, f in facts.items() if f],
+            members=[
+                {"id": m, "node": f.node, "address": f.address, "device": f.device} for m, f in facts.items() if f
+            ],
             first_step=first,
             source=_SOURCES[type(form.source)],
             cuts=list(view.cuts) if view.cuts else None,
@@ -234,15 +235,16 @@ class Stage:
             if what == "replace":
                 hand.leaving = "slower than its peers"
 
-    def look_for_notices(self) -> None:
+    async def look_for_notices(self) -> None:
         """Workers on nodes that were told to go leave before they must."""
         scene = self._scene
-        nodes = draining_nodes()
+        nodes = await asyncio.to_thread(draining_nodes)
         for hand in scene.crew.hands.values() if nodes else ():
-            if hand.facts is not None and hand.facts.node in nodes and hand.leaving is None:
+            if hand.facts is not None and hand.facts.node in nodes and hand.reclaimed is None:
+                hand.reclaimed = nodes[hand.facts.node]
                 hand.leaving = "its node is drained"
-                scene.book.say("info", f"worker {hand.member} will leave: its node is drained")
-                scene.crew.want(scene.high)
+                left = f" in {hand.stays_s:.0f}s" if hand.reclaimed else ""
+                scene.book.say("info", f"worker {hand.member} will leave: its node goes{left}")
 
     def lost(self, member: MemberId, error: BaseException) -> None:
         """A worker that was ready has died: in a view nobody needs to wait until its peers notice."""
@@ -253,7 +255,6 @@ class Stage:
         else:
             scene.words.pop(member, None)
             scene.crew.end(member)
-            scene.crew.want(scene.high)
 
     def _kill(self, member: MemberId, why: str) -> None:
         scene, running = self._scene, self._scene.running
@@ -277,6 +278,12 @@ class Stage:
                 cause, text = Cause.ASKED, scene.killed.pop(member)
             elif cause is Cause.LOST and member in running.killed:
                 cause, text = Cause.SILENT, running.killed[member]
+            elif (
+                cause is Cause.LOST
+                and (hand := scene.crew.hands.get(member)) is not None
+                and hand.reclaimed is not None
+            ):
+                cause = Cause.PREEMPTED
             said[member] = cause, text
             if cause in (Cause.LOST, Cause.SILENT, *NEVER_CHARGED):
                 scene.words.pop(member, None)

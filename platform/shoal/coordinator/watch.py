@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from shoal.errors import CapacityError, CheckpointError, DataError, TaskError, WorkerLost
+from shoal.errors import CapacityError, CheckpointError, DataError, TaskError, WorkerLost, WorkerRefused
 from shoal.membership.losses import Cause
 from shoal.membership.messages import Progress
 from shoal.membership.view import MemberId
@@ -23,11 +23,12 @@ WARM_S = 60.0
 SLOW = frozenset({"evaluate", "checkpoint", "export", "state"})
 """Work whose length says nothing about the length of a step: only `silence_s` bounds it."""
 
-_UNRETRIED = {
+_KNOWN = {
     TaskError: Cause.USER_CODE,
     CheckpointError: Cause.STATE,
     DataError: Cause.DATA,
     CapacityError: Cause.CAPACITY,
+    WorkerRefused: Cause.REFUSED,
 }
 
 
@@ -110,9 +111,11 @@ def _seen(heard: _Heard, now: float, limit: float, *, mute: bool) -> str:
 def cause_of(error: BaseException) -> tuple[Cause, str]:
     """What one error means."""
     inner = error.cause if isinstance(error, RayTaskError) else error
-    for kind, cause in _UNRETRIED.items():
+    for kind, cause in _KNOWN.items():
         if isinstance(inner, kind):
             return cause, str(inner)
+    if isinstance(inner, RayActorError) and inner.preempted:
+        return Cause.PREEMPTED, first_line(inner)
     if isinstance(inner, (WorkerLost, RayActorError)):
         return Cause.LOST, first_line(inner)
     if isinstance(inner, (RuntimeError, OSError, RayError)):

@@ -15,6 +15,9 @@ from shoal.membership.recovery import Choice, Remembered
 from shoal.membership.stragglers import cuts_for, pace, relative
 from shoal.membership.view import MemberId, View
 
+HASTE_S = 10.0
+"""Whoever has no more time than this left leaves at the next boundary: a change may take seconds, and so may a
+checkpoint if nobody stays."""
 WORTH = 2.0
 """A change that nobody is forced to must save this many times what changes have cost so far: what is left of the run is
 an estimate, and one change is often followed by the next."""
@@ -28,6 +31,8 @@ class Standing:
     node: str = ""
     leaving: str | None = None
     """Why it is about to leave; it trains until the boundary and takes part in no later view."""
+    stays_s: float = 0.0
+    """Seconds for which one that leaves could still stay; 0: it is wanted away."""
     speed: float | None = None
     """Virtual shards per second (`Paces.speeds`); None: not known, or the job wants an even division. Between views it
     is the one that was measured last: a division that depends on it would otherwise come and go with every view."""
@@ -128,8 +133,9 @@ def next_view(s: Situation) -> Form | Wait | Conclude:
 def change_wanted(s: Situation) -> Change | None:
     """Whether the running view `s.last` should end at its boundary for another one; asked as often as one likes.
 
-    Leaves are always honoured, and so is a newcomer while the view is smaller than `min`. Anything else must save more
-    time over the rest of the run than changes cost.
+    Leaves are always honoured, in good time: who may still stay trains on until others can take its place. So is a
+    newcomer while the view is smaller than `min`. Anything else must save more time over the rest of the run than
+    changes cost.
     """
     assert s.last is not None, "there is no view that could be changed"
     staying = _staying(s)
@@ -137,10 +143,13 @@ def change_wanted(s: Situation) -> Change | None:
     stay = [m for m in s.last.members if m in crew]
     leaves = tuple(m for m in s.last.members if m not in crew)
     joins = tuple(m for m in crew if m not in s.last.members)
-    if leaves:
+    replaced = len(crew) >= min(s.last.size, s.max)
+    if leaves and (replaced or not _can_wait(s, leaves)):
         why = {r.member: r.leaving or f"more than workers.max={s.max}" for r in s.ready}
         said = ", ".join(f"{m} ({why.get(m, 'gone')})" for m in leaves)
         return Change(f"leave: {said}" + _also(joins), joins, leaves, checkpoint=not stay and len(staying) < s.min)
+    if leaves:
+        return None
     if joins and s.last.size < s.min:
         return Change(f"join: {', '.join(joins)}; {s.last.size} workers are fewer than workers.min={s.min}", joins)
     share, remaining = _saved_share(s, crew), (s.total_steps - s.step) * (s.step_s or 0.0)
@@ -160,6 +169,11 @@ def _staying(s: Situation) -> list[MemberId]:
     able = [r.member for r in s.ready if r.leaving is None]
     old = [m for m in s.last.members if m in able] if s.last else []
     return old + [m for m in able if m not in old]
+
+
+def _can_wait(s: Situation, leaves: Collection[MemberId]) -> bool:
+    time = {r.member: r.stays_s for r in s.ready if r.leaving is not None}
+    return all(time.get(m, 0.0) > HASTE_S for m in leaves)
 
 
 def _crew(s: Situation, staying: Sequence[MemberId]) -> tuple[MemberId, ...]:

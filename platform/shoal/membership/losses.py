@@ -20,12 +20,13 @@ class Cause(str, Enum):
     LOST = "worker lost"  # its process or node died
     SILENT = "worker silent"  # no progress within its deadline; it was killed
     PREEMPTED = "node reclaimed"  # its node was drained or taken back: nobody's bug
+    REFUSED = "worker refused"  # it came with other code or another model, and never was in a view
     ASKED = "ended on request"  # somebody asked for exactly this
     COLLECTIVE = "collective broke"  # what the peers of a lost member see
 
 
 NEVER_RETRIED = frozenset({Cause.USER_CODE, Cause.STATE, Cause.DATA, Cause.CAPACITY, Cause.INTERNAL})
-NEVER_CHARGED = frozenset({Cause.PREEMPTED, Cause.ASKED})
+NEVER_CHARGED = frozenset({Cause.PREEMPTED, Cause.REFUSED, Cause.ASKED})
 
 
 @dataclass(frozen=True, slots=True)

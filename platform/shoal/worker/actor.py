@@ -50,12 +50,16 @@ class WorkerFacts:
 
     member: MemberId
     node: str
+    address: str
+    """Of its node, as Ray knows it."""
     pid: int
     device: str
     rendezvous: str
     """`host:port` of the store by which a view whose first member this is finds together."""
     model: dict[str, Any]
     """`digest`, `parameters` (table of name, elements, shape)."""
+    identity: dict[str, str]
+    """What must be the same on all workers of the run (`worker.identity`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +118,11 @@ class Worker:
         import torch
 
         from shoal.engines import make_engine
+        from shoal.engines.arithmetic import arithmetic
         from shoal.engines.factory import model_facts
         from shoal.engines.garbage import collect
         from shoal.worker.group import open_store
+        from shoal.worker.identity import identity_of
         from shoal.worker.life import Estate
         from shoal.worker.snapshots import Snapshots
 
@@ -125,14 +131,19 @@ class Worker:
             torch.cuda.set_device(device)
         self._estate = Estate(make_engine(self._job, device), Snapshots(self._outfit.member))
         collect(settle=True)  # here nobody waits for it; a view's end then has little to look at
-        self._store, rendezvous = open_store(ray.util.get_node_ip_address())
+        address = ray.util.get_node_ip_address()
+        self._store, rendezvous = open_store(address)
+        model = model_facts(self._estate.engine.model)
+        bits = arithmetic(device) if self._job.numerics == "exact" else None
         self._facts = WorkerFacts(
             member=self._outfit.member,
             node=ray.get_runtime_context().get_node_id(),
+            address=address,
             pid=os.getpid(),
             device=str(device),
             rendezvous=rendezvous,
-            model=model_facts(self._estate.engine.model),
+            model=model,
+            identity=identity_of(model["digest"], bits),
         )
         return self._facts
 

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.membership.decisions import Change, Conclude, Form, Situation, Standing, Wait, change_wanted, next_view
+from shoal.membership.decisions import (
+    HASTE_S,
+    Change,
+    Conclude,
+    Form,
+    Situation,
+    Standing,
+    Wait,
+    change_wanted,
+    next_view,
+)
 from shoal.membership.losses import Fail, Recover
 from shoal.membership.messages import Fresh, InMemory, Stored
 from shoal.membership.recovery import Choice, Remembered
@@ -19,8 +29,12 @@ pytestmark = pytest.mark.unit
 FRESH = Choice(Fresh(), "from the initial weights")
 
 
-def ready(*members: str, leaving: str = "", speeds: dict[str, float] | None = None) -> tuple[Standing, ...]:
-    return tuple(Standing(m, m, "drain notice" if m in leaving else None, (speeds or {}).get(m)) for m in members)
+def ready(
+    *members: str, leaving: str = "", stays_s: float = 0.0, speeds: dict[str, float] | None = None
+) -> tuple[Standing, ...]:
+    return tuple(
+        Standing(m, m, "drain notice" if m in leaving else None, stays_s, (speeds or {}).get(m)) for m in members
+    )
 
 
 def in_memory(step: int, **holders: str) -> Choice:
@@ -207,6 +221,23 @@ def test_a_leave_is_always_honoured_and_newcomers_come_along() -> None:
     assert found is not None
     assert (found.joins, found.leaves, found.checkpoint) == (("c",), ("a",), False)
     assert "a (drain notice)" in found.reason
+
+
+def test_who_may_still_stay_trains_until_others_can_take_its_place() -> None:
+    last = View(3, ("a", "b"))
+
+    def wanted(members: str, stays_s: float, **more: Any) -> Change | None:
+        return change(ready=ready(*members, leaving="ab", stays_s=stays_s), last=last, step_s=None, **more)
+
+    assert wanted("ab", HASTE_S + 1) is None
+    assert wanted("abc", HASTE_S + 1) is None, "one of two would have nobody in its place"
+    replaced, pressed = wanted("abcd", HASTE_S + 1), wanted("abc", HASTE_S)
+    assert replaced is not None
+    assert (replaced.joins, replaced.leaves) == (("c", "d"), ("a", "b"))
+    assert pressed is not None
+    assert (pressed.joins, pressed.leaves) == (("c",), ("a", "b"))
+    lowered = wanted("abc", HASTE_S + 1, max=1)
+    assert lowered is not None, "fewer are wanted anyway"
 
 
 def test_if_all_leave_the_state_becomes_durable_unless_newcomers_take_it_over() -> None:
