@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+RESULTS = Path(__file__).parent / "results"
 
 
 def interleave(arms: Mapping[str, Callable[[], T]], n: int, say: Callable[[str, T], None]) -> dict[str, list[T]]:
@@ -51,8 +52,8 @@ def machine() -> str:
 
 def write_result(name: str, text: str) -> None:
     """Keep a table under benchmarks/results/, and print it."""
-    path = Path(__file__).parent / "results" / f"{name}.md"
-    path.parent.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.md"
+    RESULTS.mkdir(exist_ok=True)
     path.write_text(text)
     print(text)
     print(f"written to {path}")

@@ -34,11 +34,12 @@ from benchmarks.common import interleave, machine, ratios, spread, write_result
 from shoal import ray_compat
 from shoal.data.catalog import Catalog, read_catalog
 from shoal.data.columns import to_numpy
-from shoal.data.feed import start_feed
+from shoal.data.feed import FeedPlan, start_feed
 from shoal.data.order import permutation
 from shoal.data.pipeline import plans, window_source
 from shoal.data.reader import SliceReader
 from shoal.data.shards import ShardWriter
+from shoal.data.training import TrainingData
 from shoal.job.spec import Data
 
 BLOCK, BATCH, AHEAD_STEPS = 1024, 256, 4
@@ -132,7 +133,19 @@ def touch(batch: dict[str, np.ndarray]) -> int:
 def through_feed(catalog: Catalog, consumers: list[Any]) -> Measured:
     data = Data(train=catalog.uri, window=WINDOW, ahead_mb=AHEAD_MB, cpus=1.0)
     begun = time.time()
-    feed = start_feed(catalog, None, data, seed=1, start=0, stop=catalog.samples, validation_samples=0)
+    train = TrainingData.of(catalog)
+    feed = start_feed(
+        FeedPlan(
+            train=train,
+            validation=None,
+            data=data,
+            seed=1,
+            start=0,
+            stop=catalog.samples,
+            block=1,
+            validation_samples=0,
+        )
+    )
     size = len(consumers)
     commits = actor(Commits).remote(feed, size)
     done = [c.feed.remote(feed, commits, (rank, size), catalog.samples) for rank, c in enumerate(consumers)]

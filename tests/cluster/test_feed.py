@@ -14,9 +14,10 @@ import pytest
 import ray
 
 from shoal.data.catalog import Catalog, read_catalog
-from shoal.data.feed import start_feed
+from shoal.data.feed import FeedPlan, start_feed
 from shoal.data.order import Order
 from shoal.data.reader import SliceReader
+from shoal.data.training import TrainingData
 from shoal.errors import CapacityError, DataError
 from shoal.job.spec import Data
 
@@ -50,7 +51,8 @@ def start() -> Iterator[Callable[..., Any]]:
     def begin(train: Catalog, validation: Catalog | None = None, **options: Any) -> Any:
         data = Data(train=train.uri, **{k: options.pop(k) for k in ("window", "cpus", "ahead_mb") if k in options})
         values = {"seed": 3, "start": 0, "stop": 3 * train.samples, "validation_samples": 0, **options}
-        feeds.append(start_feed(train, validation, data, **values))
+        plan = FeedPlan(train=TrainingData.of(train), validation=validation, data=data, block=1, **values)
+        feeds.append(start_feed(plan))
         return feeds[-1]
 
     yield begin

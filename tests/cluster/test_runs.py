@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def test_a_finished_run_leaves_everything(runs: Path) -> None:
     folder = Path(outcome.folder)
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"step-00000008", "step-00000012"}
     assert [e["step"] for e in ledger(outcome) if e["kind"] == "evaluation"] == [5, 10, 12]
-    assert outcome.metrics["val/loss"] > 0
+    assert outcome.metrics["val/perplexity"] == pytest.approx(math.exp(outcome.metrics["val/loss"])), "summarize()"
     assert json.loads((folder / "run.json").read_text())["status"] == "finished"
     assert (folder / "report.html").stat().st_size > 1000
     assert "view 1: 2 workers" in heard.said("view")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -30,6 +31,14 @@ class Digits(shoal.Task):
         import torch
 
         return torch.nn.functional.cross_entropy(model(batch["image"]), batch["label"])
+
+    def sample_losses(self, model: Any, batch: dict[str, Any]) -> Any:
+        import torch
+
+        return torch.nn.functional.cross_entropy(model(batch["image"]), batch["label"], reduction="none")
+
+    def summarize(self, means: dict[str, float]) -> dict[str, float]:
+        return {**means, "perplexity": math.exp(means["loss"])}
 
 
 @dataclass(frozen=True)

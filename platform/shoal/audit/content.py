@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import chain as joined
 
@@ -12,8 +13,10 @@ import numpy as np
 from shoal.audit.chain import Chain, Fault, Spans, steps
 from shoal.data.catalog import Catalog
 from shoal.data.columns import to_numpy
+from shoal.data.mixture import Mixture
 from shoal.data.order import Order
 from shoal.data.pipeline import WindowPlan, plans, read_windows
+from shoal.data.reader import mixed
 from shoal.digests import shard_digests, step_digest
 
 Samples = dict[str, np.ndarray]
@@ -38,8 +41,7 @@ class Content:
 
 def compare(
     chain: Chain,
-    catalog: Catalog,
-    order: Order,
+    reading: Reading,
     *,
     shards: int,
     within: tuple[int, int],
@@ -53,9 +55,7 @@ def compare(
     differ, equal, unknown = Spans(), 0, 0
     if first <= last:
         start, stop = chain.range_of(first)[0], chain.range_of(last)[1]
-        for step, samples in enumerate(
-            slices(catalog, order, start, stop, (stop - start) // (last - first + 1)), first
-        ):
+        for step, samples in enumerate(reading.slices(start, stop, (stop - start) // (last - first + 1)), first):
             said = chain.digest(step)
             if not said:
                 unknown += 1
@@ -72,19 +72,47 @@ def compare(
     return Content(first, last, equal, unknown, faults)
 
 
-def slices(catalog: Catalog, order: Order, start: int, stop: int, size: int) -> Iterator[Samples]:
-    """Consecutive slices of `size` samples of positions [start, stop) of the endless stream."""
-    at = start
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The training data of a run, to be read again in its order."""
+
+    catalogs: Sequence[Catalog]
+    orders: Sequence[Order]
+    mixture: Mixture | None = None
+    """None: there is one source."""
+
+    def slices(self, start: int, stop: int, size: int) -> Iterator[Samples]:
+        """Consecutive slices of `size` samples of positions [start, stop) of the endless stream."""
+        mixture = self.mixture
+        spans = [(start, stop)] if mixture is None else mixture.ranges(start, stop)
+        with ExitStack() as stack:
+            takes = [
+                stack.enter_context(closing(_take(catalog, order, *span)))
+                for catalog, order, span in zip(self.catalogs, self.orders, spans, strict=True)
+            ]
+            for take in takes:
+                next(take)  # up to where it waits to be told how many
+            for at in range(start, stop, size):
+                if mixture is None:
+                    yield takes[0].send(size)
+                    continue
+                counts = [high - low for low, high in mixture.ranges(at, at + size)]
+                parts = [take.send(n) if n else None for take, n in zip(takes, counts, strict=True)]
+                yield mixed(mixture.locate(at, at + size)[0], parts)
+
+
+def _take(catalog: Catalog, order: Order, start: int, stop: int) -> Generator[Samples, int, None]:
+    """Positions [start, stop) of one source, as many at a time as it is sent."""
     held: list[Samples] = []
-    for window, columns in _windows(catalog, order, start, stop):
-        low = max(at - window.window.start, 0)
-        rows = window.window.samples
-        while rows - low + _rows(held) >= size and at < stop:
-            need = size - _rows(held)
+    wanted = yield {}
+    for plan, columns in _windows(catalog, order, start, stop):
+        low, rows = max(start - plan.window.start, 0), plan.window.samples
+        while rows - low + _rows(held) >= wanted:
+            need = wanted - _rows(held)
             held.append({name: column[low : low + need] for name, column in columns.items()})
-            yield _joined(held)
-            low, at, held = low + need, at + size, []
-        if low < rows and at < stop:
+            low, ready, held = low + need, _joined(held), []
+            wanted = yield ready
+        if low < rows:
             held.append({name: column[low:] for name, column in columns.items()})
 
 

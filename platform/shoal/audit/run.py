@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from shoal.audit.chain import Chain, Fault
-from shoal.audit.content import Content, compare
+from shoal.audit.content import Content, Reading, compare
 from shoal.audit.epochs import Epochs, check_order, epochs_of
-from shoal.data.catalog import Catalog
+from shoal.data.order import Order
 from shoal.data.sources import resolve
 from shoal.errors import DataError, ShoalError
-from shoal.job import Job
+from shoal.job import Data, Job
 from shoal.job.store import load_job
 from shoal.run_folder import RunFolder
 from shoal.tracking.ledger import scan
@@ -65,19 +65,18 @@ def audit_run(
     forked_from = said.get("forked_from")
     chain = Chain(int(batch) if batch else None, forked=bool(forked_from)).add(e for e, _ in scan(folder.ledger))
     total = said.get("total_steps")
-    epochs = epochs_of(chain)
+    epochs = epochs_of(chain) if _each_once(values) else None
     faults = chain.faults(total) + list(epochs.faults() if epochs else ())
     compared, orders, unproven = None, 0, ""
-    if epochs is not None and within[0] <= chain.last:
+    if chain.epoch_samples and chain.first <= chain.last and within[0] <= chain.last:
         try:
-            job, catalog = _data(folder, chain)
-            order = catalog.order(seed=job.seed, shuffle=job.data.shuffle, window=job.data.window)
-            asked = _epochs(chain, epochs, within)
-            faults += check_order(order, asked)
-            orders = len(asked)
+            job, reading = _data(folder, chain, total)
+            for order, asked in _epochs(chain, reading, within) if _permutes(job.data) else ():
+                faults += check_order(order, asked)
+                orders += len(asked)
             if content:
                 shards = job.batch.virtual_shards
-                compared = compare(chain, catalog, order, shards=shards, within=within, progress=progress)
+                compared = compare(chain, reading, shards=shards, within=within, progress=progress)
                 faults += compared.faults
         except ShoalError as error:
             # The data, or the recipe that names it, need not be there any more: what the ledger says still counts.
@@ -88,24 +87,41 @@ def audit_run(
     )  # fmt: skip
 
 
-def _data(folder: RunFolder, chain: Chain) -> tuple[Job, Catalog]:
+def _data(folder: RunFolder, chain: Chain, total_steps: int | None) -> tuple[Job, Reading]:
     """The job and its training data. Raises DataError if these are not the data that the run was trained on."""
     job = load_job(folder)
-    catalog = resolve(job.data, folder.root, tuple(job.task.columns)).train
-    then = str(chain.start.get("data_digest") or catalog.digest)
-    if (then, chain.epoch_samples) != (catalog.digest, catalog.samples):
+    train = resolve(job.data, folder.root, tuple(job.task.columns)).train
+    then = str(chain.start.get("data_digest") or train.digest)
+    if (then, chain.epoch_samples) != (train.digest, train.samples):
         raise DataError(
-            f"{catalog.uri} is not what the run was trained on: it has {catalog.samples} samples (digest "
-            f"{catalog.digest[:12]}), then it had {chain.epoch_samples} (digest {then[:12]}); bring the old data back"
+            f"{train.uri} is not what the run was trained on: it has {train.samples} samples (digest "
+            f"{train.digest[:12]}), then it had {chain.epoch_samples} (digest {then[:12]}); bring the old data back"
         )
-    return job, catalog
+    size = job.batch.size
+    total = (total_steps or job.budget.total_steps(size, train.samples)) * size
+    mixture = train.mixture(job.data, seed=job.seed, block=size, total=total)
+    return job, Reading(train.catalogs, train.orders(job.data, mixture, seed=job.seed, total=total), mixture)
 
 
-def _epochs(chain: Chain, epochs: Epochs, within: tuple[int, int]) -> range:
-    """The epochs that the steps `within` touch."""
+def _epochs(chain: Chain, reading: Reading, within: tuple[int, int]) -> Iterator[tuple[Order, range]]:
+    """Each source's order, and its epochs that the steps `within` touch."""
     first, last = max(within[0], chain.first), min(within[1], chain.last)
-    low, high = chain.range_of(first)[0], chain.range_of(last)[1] - 1
-    return range(low // epochs.samples + 1, high // epochs.samples + 2)
+    low, high = chain.range_of(first)[0], chain.range_of(last)[1]
+    spans = [(low, high)] if reading.mixture is None else reading.mixture.ranges(low, high)
+    for order, (begin, end) in zip(reading.orders, spans, strict=True):
+        if begin < end:
+            yield order, range(begin // order.samples + 1, (end - 1) // order.samples + 2)
+
+
+def _each_once(values: dict[str, Any]) -> bool:
+    """Whether each epoch holds every sample once: not where sources are mixed, or samples drawn or held back."""
+    usual = {"data.sources": "", "data.curriculum": "none", "data.replacement": "false"}
+    return all(values.get(name, text) == text for name, text in usual.items())
+
+
+def _permutes(data: Data) -> bool:
+    """Whether each source's samples come once per epoch of that source."""
+    return data.curriculum is None and not data.replacement
 
 
 def _values(folder: RunFolder) -> dict[str, Any]:

@@ -66,6 +66,8 @@ def _again(chain: Chain) -> list[str]:
 
 def _epochs(audit: Audit) -> list[str]:
     epochs = audit.epochs
+    if epochs is None and audit.orders:
+        return [f"each source's order permutes its samples in all {audit.orders} epochs that these steps touch"]
     if epochs is None:
         return []
     low, high = epochs.to_come

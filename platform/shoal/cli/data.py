@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shoal.cli.data_inspect import inspect
+from shoal.cli.data_order import order
+from shoal.cli.data_verify import verify
+
 if TYPE_CHECKING:
     from shoal.data.prepare import Prepared, Progress
 
 
 @click.group()
 def data() -> None:
-    """Prepare your own text for training."""
+    """Prepare your own text for training; look at data, check it, and ask which samples a step uses."""
+
+
+for command in (inspect, verify, order):
+    data.add_command(command)
 
 
 @data.command(short_help="Text to packed blocks of tokens, as Parquet.")
@@ -48,6 +56,16 @@ def data() -> None:
     show_default=True,
     help="Bad rows: refuse the input and say where they are, or leave them out.",
 )
+@click.option(
+    "--borders",
+    type=click.Choice(["cross", "keep"]),
+    default="cross",
+    show_default=True,
+    help="Whether tokens see the documents before theirs in the block, or only their own.",
+)
+@click.option(
+    "--whole", is_flag=True, help="Do not cut documents that fit into a block; pad blocks. With --borders keep."
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def prepare(
     *,
@@ -59,6 +77,8 @@ def prepare(
     text_column: str,
     held_out: float,
     on_bad: str,
+    borders: str,
+    whole: bool,
     quiet: bool,
 ) -> None:
     """Turn text into packed blocks of tokens: Parquet that `data.train` takes.
@@ -69,6 +89,7 @@ def prepare(
     \b
     shoal data prepare books/ --output corpus --block 129
     shoal data prepare 'logs/*.jsonl' --output corpus --block 513 --tokenizer tokenizer.json --text-column body
+    shoal data prepare notes.jsonl --output corpus --block 513 --borders keep --whole
     shoal train jobs/gpt.py --set data.train=corpus --set data.block=none
     """
     from shoal.data.prepare import PrepareOptions
@@ -81,6 +102,8 @@ def prepare(
         text_column=text_column,
         held_out=held_out,
         on_bad="skip" if on_bad == "skip" else "stop",
+        borders="keep" if borders == "keep" else "cross",
+        whole=whole,
     )
     shown = None if quiet else _Shown()
     done = make(inputs, output, options, progress=shown)
@@ -119,11 +142,19 @@ def _summary(done: Prepared, output: Path) -> list[str]:
         f"({text.size(split.text_bytes)}); {split.dropped_tokens} tokens at the end are less than a block"
         for name, split in done.splits.items()
     ]
+    lines += [
+        f"packing     {name}: {split.packing_rate:.2%} of the places hold tokens, {split.truncated_documents} of "
+        f"{split.documents} documents are cut"
+        for name, split in done.splits.items()
+    ]
     if done.bad:
         lines.append(f"left out    {done.bad} bad rows, the first: {'; '.join(done.bad_examples[:3])}")
     lines.append(
         f"vocabulary  {done.vocabulary} ({done.tokenizer}), {done.bytes_per_token:.4g} bytes per token; "
         f"digest {done.digest[:12]}"
     )
-    lines.append(f"use it      --set data.train={output} --set data.block=none --set task.context={done.block - 1}")
+    keep = " --set task.borders=keep" if done.borders == "keep" else ""
+    lines.append(
+        f"use it      --set data.train={output} --set data.block=none --set task.context={done.block - 1}{keep}"
+    )
     return lines

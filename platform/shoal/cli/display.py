@@ -148,7 +148,7 @@ def introduction(info: Mapping[str, Any]) -> list[str]:
 def _data(info: Mapping[str, Any]) -> str:
     counts = [
         f"{text.amount(info[key])} {word}"
-        for key, word in (("samples", "samples"), ("validation_samples", "held out"))
+        for key, word in (("samples", "samples"), ("validation_samples", "held out"), ("left_out", "left out as bad"))
         if info.get(key)
     ]
     shown = f" ({', '.join(counts)})" if counts else ""

@@ -118,10 +118,12 @@ class Coordinator:
         for task in background:
             task.add_done_callback(self._background_ended)
         try:
+            loading = asyncio.ensure_future(scene.summary.load())
             if self._revived:
                 await revive(scene, self._feeding, self._stage)
             else:
                 await self._feeding.start(scene.durable.latest.step if scene.durable.latest else 0)
+            await loading
             self._ready = True
             crew.want(scene.high)
             decision = await self._views()

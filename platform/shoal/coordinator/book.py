@@ -197,6 +197,9 @@ class Book:
             entry["samples_digest"] = commit.samples_digest
         if commit.covered < self._plan.job.batch.virtual_shards:
             entry["covered"] = commit.covered
+        told = zip(self._plan.train.names, commit.sources, strict=False)
+        if sources := {name: {"samples": n, "loss": loss} for name, (n, loss) in told if n}:
+            entry["sources"] = sources
         return {**entry, "tokens_per_s": speed * tokens} if tokens else entry
 
 

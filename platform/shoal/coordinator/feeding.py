@@ -10,7 +10,7 @@ import ray
 
 from shoal.coordinator.book import Book
 from shoal.coordinator.plan import RunPlan
-from shoal.data.feed import feed_name, start_feed
+from shoal.data.feed import FeedPlan, feed_name, start_feed
 
 RELEASE_EVERY_S = 1.0
 CLOSE_S = 10.0
@@ -31,18 +31,19 @@ class Feeding:
         await self.end()
         plan, batch = self._plan, self._plan.job.batch.size
         self._released = step * batch
-        self.feed = await asyncio.to_thread(
-            start_feed,
-            plan.train,
-            plan.validation,
-            plan.job.data,
+        wanted = FeedPlan(
+            train=plan.train,
+            validation=plan.validation,
+            data=plan.job.data,
             seed=plan.job.seed,
             start=step * batch,
             stop=plan.total_steps * batch,
+            block=batch,
             validation_samples=plan.validation_samples,
             node_id=plan.node_id,
             owner=plan.name,
         )
+        self.feed = await asyncio.to_thread(start_feed, wanted)
 
     def adopt(self, step: int) -> bool:
         """Take over the feed of an earlier life of the coordinator, which has released what is before `step`."""

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from shoal.data.order import Cursor
+from shoal.data.training import order_digest
 from shoal.job import Job
 from shoal.membership.leasing import Plan
 from shoal.tasks.base import Task
 
 if TYPE_CHECKING:
     from shoal.data.catalog import Catalog
+    from shoal.data.mixture import Mixture
+    from shoal.data.training import TrainingData
     from shoal.state.store import CheckpointInfo
     from shoal.tracking.settings import RecordSettings
 
@@ -37,7 +40,7 @@ class RunPlan:
     job_blob: bytes
     """The whole job, pickled by value, for the workers."""
     job_digest: str
-    train: Catalog
+    train: TrainingData
     validation: Catalog | None
     total_steps: int
     checkpoint_uri: str
@@ -78,9 +81,15 @@ class RunPlan:
     def validation_samples(self) -> int:
         return min(self.job.evaluation.samples, self.validation.samples) if self.validation else 0
 
+    @property
+    def mixture(self) -> Mixture | None:
+        """Which source each sample is of; None: there is one."""
+        size, job = self.job.batch.size, self.job
+        return self.train.mixture(job.data, seed=job.seed, block=size, total=self.total_steps * size)
+
     def cursor(self, step: int) -> Cursor:
         """Where the data order stands after `step` steps."""
-        return cursor_of(self.job, self.train, step)
+        return cursor_of(self.job, self.train, step, self.total_steps)
 
     def leasing(self) -> Plan:
         """What leasing needs to know."""
@@ -98,13 +107,15 @@ class RunPlan:
         )
 
 
-def cursor_of(job: Job, train: Catalog, step: int) -> Cursor:
-    """Where the data order of `job` on `train` stands after `step` steps."""
+def cursor_of(job: Job, train: TrainingData, step: int, total_steps: int) -> Cursor:
+    """Where the data order of `job` on `train` stands after `step` of `total_steps` steps."""
+    size = job.batch.size
     return Cursor(
-        position=step * job.batch.size,
+        position=step * size,
         seed=job.seed,
         samples=train.samples,
         digest=train.digest,
         shuffle=job.data.shuffle,
         window=job.data.window,
+        options=order_digest(job.data, block=size, total=total_steps * size),
     )

@@ -9,6 +9,7 @@ from shoal.coordinator.crew import Crew
 from shoal.coordinator.durable import Durable
 from shoal.coordinator.plan import RunPlan
 from shoal.coordinator.running import Running
+from shoal.coordinator.summary import Summary
 from shoal.membership.account import Account
 from shoal.membership.commits import Progressed
 from shoal.membership.decisions import Situation, Standing
@@ -31,6 +32,7 @@ class Scene:
         self.plan = plan
         self.book = Book(plan)
         self.durable = Durable(plan)
+        self.summary = Summary(plan.job_blob, lambda text: self.book.say("warning", text))
         self.crew = Crew(f"{plan.name}-{plan.launch}-", plan.job.workers, _outfit(plan), changed, gone)
         self.phase = Phase.STARTING
         self.low, self.high = plan.job.workers.min, plan.job.workers.max
@@ -113,7 +115,7 @@ class Scene:
             self.book.commits(list(progressed.commits))
             self.charged = 0  # a run that gets on is not ended by its losses
         for evaluation in progressed.evaluations:
-            self.book.evaluated(evaluation.step, evaluation.means, evaluation.seconds)
+            self.book.evaluated(evaluation.step, self.summary.of(evaluation.means), evaluation.seconds)
         for written in progressed.written:
             self.durable.submit(written.step, written.parts, self.book)
 
@@ -127,4 +129,5 @@ def _outfit(plan: RunPlan) -> Outfit:
         export_uri=plan.export_uri,
         validation_samples=plan.validation_samples,
         coordinator=plan.name,
+        mixture=plan.mixture,
     )

@@ -18,7 +18,8 @@ from shoal import ray_compat
 from shoal.data.catalog import Catalog
 from shoal.data.order import Order
 from shoal.data.pipeline import Reservation, check_window, stream_blocks
-from shoal.data.stream import Located, Stream, StreamStatus
+from shoal.data.stream import Located, Stream, StreamStatus, stream_names
+from shoal.data.training import TrainingData
 from shoal.errors import CapacityError, DataError, ShoalError
 from shoal.job.spec import Data
 from shoal.orphans import end_with
@@ -37,7 +38,7 @@ _START_S = 120.0
 class FeedPlan:
     """All that a feed needs to know."""
 
-    train: Catalog
+    train: TrainingData
     validation: Catalog | None
     data: Data
     seed: int
@@ -45,6 +46,8 @@ class FeedPlan:
     """Position of the first training sample: any cursor."""
     stop: int
     """End of the training stream: the budget's end."""
+    block: int
+    """Samples in a block of a mixture: the batch."""
     validation_samples: int
     node_id: str | None = None
     """Node whose disk holds local data."""
@@ -65,16 +68,24 @@ class Feed:
             end_with(plan.owner, "shoal")
         self._plan = plan
         self._group: PlacementGroup | None = None
-        self._streams = {TRAIN: self._train_stream()}
+        self._mixture = plan.train.mixture(plan.data, seed=plan.seed, block=plan.block, total=plan.stop)
+        self._names = stream_names(TRAIN, len(plan.train.catalogs))
+        self._reads: dict[str, tuple[Catalog, Order]] = {}
+        self._streams: dict[str, Stream] = {}
         if plan.validation is not None and plan.validation_samples:
             stop = min(plan.validation_samples, plan.validation.samples)
+            order = plan.validation.order(seed=0, shuffle=False, window=_VALIDATION_WINDOW)
+            self._reads[VALIDATION] = plan.validation, order
             self._streams[VALIDATION] = Stream(VALIDATION, first=0, start=0, stop=stop, limit=None)
         self._validation_begun = threading.Lock()
 
     async def open(self) -> None:
         """Reserve the CPUs and begin to read. Raises CapacityError if the cluster does not give them in time."""
         self._reservation = await asyncio.to_thread(self._reserve)
-        self._pump(TRAIN)
+        await asyncio.to_thread(self._lay_out)
+        for name in self._names:
+            if self._streams[name].start < self._streams[name].stop:
+                self._pump(name)
 
     async def locate(self, stream: str, ranges: Sequence[tuple[int, int]]) -> list[Located]:
         """The blocks that hold the ranges of positions, each once, in order; waits until they have been produced.
@@ -90,7 +101,11 @@ class Feed:
 
     async def release(self, stream: str, position: int) -> None:
         """Let go of the blocks wholly before `position`: those steps can never be rolled back any more."""
-        self._streams[stream].release(position)
+        if stream != TRAIN or self._mixture is None:
+            self._streams[stream].release(position)
+            return
+        for name, used in zip(self._names, self._mixture.used(position), strict=True):
+            self._streams[name].release(used)
 
     async def status(self) -> dict[str, StreamStatus]:
         """Where each stream stands."""
@@ -106,17 +121,22 @@ class Feed:
             group, self._group = self._group, None
             await asyncio.to_thread(remove_placement_group, group)
 
-    def _train_stream(self) -> Stream:
-        plan = self._plan
-        self._order = plan.train.order(seed=plan.seed, shuffle=plan.data.shuffle, window=plan.data.window)
-        first = self._order.window_at(plan.start).start
-        # Ray Data counts every block that is still referenced, those that are held here too. Half of the memory for
-        # each leaves it room to read on; with all of it held here, it would read one task at a time.
-        return Stream(TRAIN, first=first, start=plan.start, stop=plan.stop, limit=self._ahead // 2)
+    def _lay_out(self) -> None:
+        """The sources' orders and streams."""
+        plan, mixture = self._plan, self._mixture
+        orders = plan.train.orders(plan.data, mixture, seed=plan.seed, total=plan.stop)
+        spans = [(plan.start, plan.stop)] if mixture is None else mixture.ranges(plan.start, plan.stop)
+        for name, catalog, order, (start, stop) in zip(self._names, plan.train.catalogs, orders, spans, strict=True):
+            self._reads[name] = catalog, order
+            # Ray Data counts every block that is still referenced, those that are held here too. Half of the memory for
+            # each leaves it room to read on; with all of it held here, it would read one task at a time.
+            first = order.window_at(start).start
+            self._streams[name] = Stream(name, first=first, start=start, stop=stop, limit=self._ahead // 2)
 
     @property
     def _ahead(self) -> int:
-        return self._plan.data.ahead_mb << 20
+        """Bytes that one source may have waiting."""
+        return (self._plan.data.ahead_mb << 20) // len(self._names)
 
     def _reserve(self) -> Reservation:
         cpus, plan = self._plan.data.cpus, self._plan
@@ -135,7 +155,7 @@ class Feed:
 
     def _run(self, name: str) -> None:
         stream = self._streams[name]
-        catalog, order = self._data(name)
+        catalog, order = self._reads[name]
         try:
             produced = stream_blocks(
                 catalog, order, stream.start, stream.stop, reservation=self._reservation, held_bytes=self._ahead
@@ -143,19 +163,14 @@ class Feed:
             for block in produced:
                 if not stream.put(block.ref, block.rows, block.nbytes):
                     return
-                if name == TRAIN:
+                if name != VALIDATION:
                     self._begin_validation()
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
             cause = ray_compat.find_cause(error, ShoalError)
-            said = str(cause) if cause is not None else f"reading {catalog.uri} failed: {_last_line(error)}"
+            said = f"reading {catalog.uri} failed: {_last_line(error)}"
+            if cause is not None:
+                said = str(cause).partition("\nFailed to ")[0]  # what Ray Data appends
             stream.fail(DataError(said))
-
-    def _data(self, name: str) -> tuple[Catalog, Order]:
-        if name == TRAIN:
-            return self._plan.train, self._order
-        catalog = self._plan.validation
-        assert catalog is not None, "there is a validation stream only if there is validation data"
-        return catalog, catalog.order(seed=0, shuffle=False, window=_VALIDATION_WINDOW)
 
 
 def feed_name(owner: str) -> str:
@@ -163,57 +178,35 @@ def feed_name(owner: str) -> str:
     return f"{owner}-feed"
 
 
-def start_feed(
-    train: Catalog,
-    validation: Catalog | None,
-    data: Data,
-    *,
-    seed: int,
-    start: int,
-    stop: int,
-    validation_samples: int,
-    node_id: str | None = None,
-    timeout_s: float = 120.0,
-    owner: str | None = None,
-) -> Any:
+def start_feed(plan: FeedPlan) -> Any:
     """Start the feed's actor and return its handle once the CPUs for reading are reserved.
 
-    Positions [start, stop) of the training stream will be served, and the first `validation_samples` samples of
-    `validation` in file order. The actor runs on `node_id`; so do the reading tasks if the data is on a local disk and
-    that node has the CPUs. The actor ends with the process that started it, or with the actor named `owner`.
+    Positions [start, stop) of the training stream will be served (of a mixture: the sources' streams, `train/0` and so
+    on, as far as `Mixture.ranges(start, stop)` says), and the first `validation_samples` samples of `validation` in
+    file order. The actor runs on `node_id`; so do the reading tasks if the data is on a local disk and that node has
+    the CPUs. The actor ends with the process that started it, or with the actor named `owner`.
     Raises DataError for data that cannot be read in windows, CapacityError if `data.cpus` are not to be had.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    check_window(train, data.window)
-    if validation is not None:
-        check_window(validation, _VALIDATION_WINDOW)
-    plan = FeedPlan(
-        train=train,
-        validation=validation,
-        data=data,
-        seed=seed,
-        start=start,
-        stop=stop,
-        validation_samples=validation_samples,
-        node_id=node_id,
-        timeout_s=timeout_s,
-        owner=owner,
-    )
+    for catalog in plan.train.catalogs:
+        check_window(catalog, plan.data.window)
+    if plan.validation is not None:
+        check_window(plan.validation, _VALIDATION_WINDOW)
     options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 1000}
-    if node_id is not None:
-        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    if owner is not None:
-        options |= {"name": feed_name(owner), "namespace": "shoal", "lifetime": "detached"}
+    if plan.node_id is not None:
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(plan.node_id, soft=False)
+    if plan.owner is not None:
+        options |= {"name": feed_name(plan.owner), "namespace": "shoal", "lifetime": "detached"}
     feed: Any = ray.remote(Feed).options(**options).remote(plan)
     try:
-        ray.get(feed.open.remote(), timeout=timeout_s + _START_S)
+        ray.get(feed.open.remote(), timeout=plan.timeout_s + _START_S)
     except ray.exceptions.GetTimeoutError:
         ray.kill(feed)
         raise CapacityError(
-            f"the feed's process did not start within {timeout_s + _START_S:g} s; the machine is overloaded, or Ray "
-            f"cannot start processes on it: look into Ray's logs"
+            f"the feed's process did not start within {plan.timeout_s + _START_S:g} s; the machine is overloaded, or "
+            f"Ray cannot start processes on it: look into Ray's logs"
         ) from None
     except ray.exceptions.RayTaskError as error:
         cause = ray_compat.find_cause(error, ShoalError)

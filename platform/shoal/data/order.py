@@ -2,7 +2,9 @@
 
 Samples are rows of Parquet row groups. In every epoch the row groups are permuted; consecutive permuted groups are
 gathered into *windows* of at least `window` samples (the last one of an epoch may be smaller); inside a window the
-samples are permuted. Epochs follow each other without end: position p belongs to epoch p // N.
+samples are permuted. Epochs follow each other without end: position p belongs to epoch p // N. With a curriculum an
+epoch is a pass over the rows that are easy enough at its beginning, so that the first epochs are shorter. With
+replacement every place of a window draws one of the window's rows, whatever the others have drawn.
 
 All permutations are stable argsorts of hashes by SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom
 number generators"), computed here and not by a library whose streams may change from one release to the next. The
@@ -26,7 +28,7 @@ ORDER_VERSION = 1
 _MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
-_GROUPS, _WINDOW = 1, 2  # what a key is for, so that no two permutations share one
+_GROUPS, _WINDOW = 1, 2  # what a key is for, so that no two permutations share one (3 and 4: the mixture's)
 _EPOCHS_KEPT = 3
 
 
@@ -40,12 +42,20 @@ def derive(*parts: int) -> int:
 
 def permutation(key: int, n: int) -> np.ndarray:
     """A permutation of range(n) as int64 [n], chosen by the 64-bit `key`. O(n log n)."""
+    return np.argsort(_hashes(key, n), kind="stable").astype(np.int64)
+
+
+def draws(key: int, n: int) -> np.ndarray:
+    """n numbers of range(n), each drawn alone, as int64 [n]. The larger half of a hash decides, as good as evenly."""
+    return ((_hashes(key, n) >> np.uint64(32)) * np.uint64(n) >> np.uint64(32)).astype(np.int64)
+
+
+def _hashes(key: int, n: int) -> np.ndarray:
     with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is meant
         x = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(_GAMMA) + np.uint64(key)
         for shift, factor in _MIX:
             x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
-        x ^= x >> np.uint64(31)
-    return np.argsort(x, kind="stable").astype(np.int64)
+        return x ^ (x >> np.uint64(31))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,9 @@ class Window:
     groups: tuple[int, ...]
     key: int | None
     """None: file order."""
+    replacement: bool = False
+    limit: int | None = None
+    """Curriculum: of each group only the rows that rank below this take part; None: all."""
 
     @property
     def samples(self) -> int:
@@ -67,13 +80,33 @@ class Window:
 
     def permutation(self) -> np.ndarray | None:
         """int64 [samples]: which of the concatenated rows comes first, second, ...; None: as they stand."""
-        return None if self.key is None else permutation(self.key, self.samples)
+        if self.key is None:
+            return None
+        return draws(self.key, self.samples) if self.replacement else permutation(self.key, self.samples)
+
+
+class Pacing(Protocol):
+    """Which rows are easy enough, at any time: what a curriculum tells the order (`data.curriculum`)."""
+
+    def limit(self, position: int) -> int:
+        """Rows that rank below this take part in a pass that begins at `position`."""
+        ...
+
+    def counts(self, limit: int) -> np.ndarray:
+        """int64 [groups]: how many rows of each group rank below `limit`."""
+        ...
+
+    def rows(self, group: int, limit: int) -> np.ndarray:
+        """int64 [count]: those rows of `group`, ascending."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Epoch:
     """How one epoch is cut into windows. `bounds` are offsets in the epoch, `edges` places in `groups`."""
 
+    start: int
+    limit: int | None
     groups: np.ndarray
     bounds: list[int]
     edges: list[int]
@@ -87,22 +120,36 @@ class Order:
     seed: int
     shuffle: bool = True
     window: int = 8192
+    replacement: bool = False
+    pacing: Pacing | None = field(default=None, repr=False, compare=False)
     _epochs: dict[int, _Epoch] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _starts: list[int] = field(default_factory=lambda: [0], init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.group_rows or min(self.group_rows) < 1 or self.window < 1:
             raise DataError("an order needs at least one row group, rows in every group, and window >= 1")
+        if self.replacement and not self.shuffle:
+            raise DataError("drawing with replacement needs data.shuffle=true")
 
     @property
     def samples(self) -> int:
-        """Samples in one epoch."""
+        """Rows of the data set: samples in one epoch, or, with a curriculum, in the longest."""
         return sum(self.group_rows)
+
+    def epoch_of(self, position: int) -> int:
+        """The epoch that `position` belongs to."""
+        if self.pacing is None:
+            return position // self.samples
+        starts = self._starts
+        while starts[-1] <= position:
+            starts.append(starts[-1] + int(self.pacing.counts(self.pacing.limit(starts[-1])).sum()))
+        return bisect_right(starts, position) - 1
 
     def window_at(self, position: int) -> Window:
         """The window that holds `position` (>= 0) of the endless stream."""
-        epoch, offset = divmod(position, self.samples)
+        epoch = self.epoch_of(position)
         layout = self._layout(epoch)
-        return self._window(epoch, layout, bisect_right(layout.bounds, offset) - 1)
+        return self._window(epoch, layout, bisect_right(layout.bounds, position - layout.start) - 1)
 
     def windows(self, start: int, stop: int) -> Iterator[Window]:
         """The windows that together cover positions [start, stop), in order."""
@@ -117,21 +164,31 @@ class Order:
         at, order = position - window.start, window.permutation()
         row = at if order is None else int(order[at])
         for group in window.groups:
-            if row < self.group_rows[group]:
-                return group, row
-            row -= self.group_rows[group]
+            rows = self.rows(window, group)
+            count = self.group_rows[group] if rows is None else len(rows)
+            if row < count:
+                return group, row if rows is None else int(rows[row])
+            row -= count
         raise AssertionError("a window's groups hold all of its samples")
 
+    def rows(self, window: Window, group: int) -> np.ndarray | None:
+        """int64 [count]: the rows of `group` that take part in `window`, ascending; None: all."""
+        if window.limit is None:
+            return None
+        assert self.pacing is not None, "only a curriculum sets a limit"
+        return self.pacing.rows(group, window.limit)
+
     def _window(self, epoch: int, layout: _Epoch, index: int) -> Window:
-        base = epoch * self.samples
         first, last = layout.edges[index], layout.edges[index + 1]
         return Window(
             epoch=epoch,
             index=index,
-            start=base + layout.bounds[index],
-            stop=base + layout.bounds[index + 1],
+            start=layout.start + layout.bounds[index],
+            stop=layout.start + layout.bounds[index + 1],
             groups=tuple(layout.groups[first:last].tolist()),
             key=derive(self.seed, epoch, _WINDOW, index) if self.shuffle else None,
+            replacement=self.replacement,
+            limit=layout.limit,
         )
 
     def _layout(self, epoch: int) -> _Epoch:
@@ -139,14 +196,21 @@ class Order:
         if known is not None:
             return known
         count = len(self.group_rows)
+        start, limit, rows = epoch * self.samples, None, np.asarray(self.group_rows, dtype=np.int64)
+        if self.pacing is not None:
+            start = self._starts[epoch]
+            limit = self.pacing.limit(start)
+            rows = self.pacing.counts(limit)
         groups = permutation(derive(self.seed, epoch, _GROUPS), count) if self.shuffle else np.arange(count)
-        ends = np.cumsum(np.asarray(self.group_rows, dtype=np.int64)[groups]).tolist()
+        groups = groups[rows[groups] > 0]  # a group without a row that takes part is not read
+        count = len(groups)
+        ends = np.cumsum(rows[groups]).tolist()
         bounds, edges = [0], [0]
         for i, end in enumerate(ends):
             if end - bounds[-1] >= self.window or i == count - 1:
                 bounds.append(end)
                 edges.append(i + 1)
-        layout = _Epoch(groups, bounds, edges)
+        layout = _Epoch(start, limit, groups, bounds, edges)
         while len(self._epochs) >= _EPOCHS_KEPT:
             self._epochs.pop(next(iter(self._epochs)), None)
         self._epochs[epoch] = layout
@@ -177,6 +241,8 @@ class Cursor:
     """None: was not recorded, and is not checked."""
     window: int | None = None
     """None: was not recorded, and is not checked."""
+    options: str = ""
+    """Digest of what else decides the order: a mixture, a curriculum, replacement (`data.training.order_digest`)."""
     version: int = ORDER_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -198,23 +264,29 @@ class Cursor:
             )
         return cursor
 
-    def check(self, data: _Data, order: Order | None = None) -> None:
-        """Raise DataError unless `data` (and `order`, where it is given) are those that the cursor was made for."""
+    def check(self, data: _Data, now: Cursor | None = None) -> None:
+        """Raise DataError unless `data` is that for which the cursor was made, and `now`, the job's, is its order."""
         if (self.samples, self.digest) != (data.samples, data.digest):
             raise DataError(
                 f"the training data changed since the checkpoint: it had {self.samples} samples (digest "
                 f"{self.digest[:12]}), now {data.samples} (digest {data.digest[:12]}). Position {self.position} would "
                 f"mean other samples; bring the old data back, or start a new run from the checkpoint's model"
             )
-        if order is None:
+        if now is None:
             return
         for name, value in (("seed", self.seed), ("data.shuffle", self.shuffle), ("data.window", self.window)):
-            now = getattr(order, name.removeprefix("data."))
-            if value is not None and value != now:
+            asked = getattr(now, name.removeprefix("data."))
+            if value is not None and value != asked:
                 raise DataError(
-                    f"{name}={now} differs from the checkpoint's {name}={value}, so samples of the epoch would be lost "
-                    f"and repeated; set {name}={value}, or start a new run from the checkpoint's model"
+                    f"{name}={asked} differs from the checkpoint's {name}={value}, so samples of the epoch would be "
+                    f"lost and repeated; set {name}={value}, or start a new run from the checkpoint's model"
                 )
+        if self.options != now.options:
+            raise DataError(
+                "the sources, their weights, the curriculum, data.replacement or the budget that they depend on are "
+                "not those of the checkpoint, so samples would be lost and repeated; bring the old values back, or "
+                "start a new run from the checkpoint's model"
+            )
 
 
 def _mixed(x: int) -> int:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +33,12 @@ TASK_BYTES = 8 << 20
 WINDOW_LIMIT = 1 << 30
 """Most bytes of one window: a task holds a whole window, twice while it permutes it."""
 
+REMEDY = (
+    "; if the storage was at fault, resume the run; if the file is damaged, bring a good copy, or find all such row "
+    "groups and leave them out of a new run with `shoal data verify --write-skip`"
+)
+"""What to do about a row group that cannot be read."""
+
 _ATTEMPTS = 3
 _PAUSE_S = 0.5
 
@@ -44,6 +50,8 @@ class Part:
     file: str
     row_group: int
     rows: int
+    file_bytes: int
+    """Size that the file must have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,8 @@ class WindowPlan:
 
     window: Window
     parts: tuple[Part, ...]
+    picked: tuple[np.ndarray | None, ...] = ()
+    """Of each part the rows that take part; none at all: all of all parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +102,11 @@ def plans(
     task: list[WindowPlan] = []
     for window in order.windows(start, stop):
         parts = tuple(
-            Part(catalog.files[g.file], g.row_group, g.rows) for g in (catalog.groups[i] for i in window.groups)
+            Part(catalog.files[g.file], g.row_group, g.rows, catalog.file_bytes[g.file])
+            for g in (catalog.groups[i] for i in window.groups)
         )
-        task.append(WindowPlan(window, parts))
+        picked = () if window.limit is None else tuple(order.rows(window, i) for i in window.groups)
+        task.append(WindowPlan(window, parts, picked))
         if (window.stop - task[0].window.start) * catalog.sample_bytes >= task_bytes:
             yield tuple(task)
             task = []
@@ -104,10 +116,11 @@ def plans(
 
 def read_windows(filesystem: pafs.FileSystem, columns: Sequence[str], task: Sequence[WindowPlan]) -> Iterator[pa.Table]:
     """One table per window, its rows permuted. Raises DataError naming file and row group."""
-    reader = _GroupReader(filesystem, columns, Counter(p for plan in task for p in plan.parts))
+    reader = _KeepingReader(GroupReader(filesystem, columns), Counter(p for plan in task for p in plan.parts))
     for plan in task:
-        groups = [reader.take(part) for part in plan.parts]
-        places = _places(plan.window)
+        groups = [_picked(reader.take(part), rows) for part, rows in zip_longest(plan.parts, plan.picked)]
+        drawn = plan.window.permutation() if plan.window.replacement else None
+        places = None if plan.window.replacement else _places(plan.window)
         arrays = []
         for name in columns:
             pieces = [g[name] for g in groups]
@@ -116,8 +129,13 @@ def read_windows(filesystem: pafs.FileSystem, columns: Sequence[str], task: Sequ
                     f"column {name!r} has samples of different shapes ({sorted({p.shape[1:] for p in pieces})}) in "
                     f"{', '.join(sorted({p.file for p in plan.parts}))}; pad or cut them to one shape"
                 )
-            arrays.append(to_arrow(_arranged(pieces, places)))
+            arranged = _arranged(pieces, places)
+            arrays.append(to_arrow(arranged if drawn is None else arranged[drawn]))
         yield pa.table(arrays, names=list(columns))
+
+
+def _picked(group: dict[str, np.ndarray], rows: np.ndarray | None) -> dict[str, np.ndarray]:
+    return group if rows is None else {name: column[rows] for name, column in group.items()}
 
 
 def _places(window: Window) -> np.ndarray | None:
@@ -142,28 +160,45 @@ def _arranged(pieces: Sequence[np.ndarray], places: np.ndarray | None) -> np.nda
     return out
 
 
-class _GroupReader:
-    """Reads row groups; keeps one only as long as a later window of the same task needs it again."""
+class _KeepingReader:
+    """Keeps a row group only as long as a later window of the same task needs it again."""
 
-    def __init__(self, filesystem: pafs.FileSystem, columns: Sequence[str], uses: Counter[Part]) -> None:
-        self._filesystem, self._columns, self._uses = filesystem, list(columns), uses
+    def __init__(self, reader: GroupReader, uses: Counter[Part]) -> None:
+        self._reader, self._uses = reader, uses
         self._kept: dict[Part, dict[str, np.ndarray]] = {}
-        self._file: tuple[str, pq.ParquetFile] | None = None
 
     def take(self, part: Part) -> dict[str, np.ndarray]:
         group = self._kept.get(part)
         if group is None:
-            group = self._kept[part] = self._convert(part, self._read(part))
+            group = self._kept[part] = self._reader.read(part)
         self._uses[part] -= 1
         if not self._uses[part]:
             del self._kept[part]
         return group
 
+
+class GroupReader:
+    """Reads row groups one after another; the file of the last one stays open. Not thread-safe."""
+
+    def __init__(self, filesystem: pafs.FileSystem, columns: Sequence[str]) -> None:
+        self._filesystem, self._columns = filesystem, list(columns)
+        self._file: tuple[str, pq.ParquetFile, int] | None = None
+
+    def read(self, part: Part) -> dict[str, np.ndarray]:
+        """Column name -> array [rows, ...]. Raises DataError naming file and row group."""
+        return self._convert(part, self._read(part))
+
+    def metadata(self, part: Part) -> pq.RowGroupMetaData:
+        """What the footer says of the row group that was read last."""
+        assert self._file is not None
+        assert self._file[0] == part.file
+        return self._file[1].metadata.row_group(part.row_group)
+
     def _read(self, part: Part) -> pa.Table:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 if self._file is None or self._file[0] != part.file:
-                    self._file = (part.file, pq.ParquetFile(self._filesystem.open_input_file(part.file)))
+                    self._file = self._open(part.file)
                 return self._file[1].read_row_group(part.row_group, columns=self._columns, use_threads=False)
             except FileNotFoundError:
                 raise DataError(
@@ -179,6 +214,10 @@ class _GroupReader:
                 raise DataError(_unreadable(part, str(error))) from None
         raise AssertionError("the last attempt returns or raises")
 
+    def _open(self, file: str) -> tuple[str, pq.ParquetFile, int]:
+        handle = self._filesystem.open_input_file(file)
+        return file, pq.ParquetFile(handle, page_checksum_verification=True), handle.size()
+
     def _convert(self, part: Part, table: pa.Table) -> dict[str, np.ndarray]:
         if table.num_rows != part.rows:
             raise DataError(
@@ -186,16 +225,20 @@ class _GroupReader:
                 f"began; leave the data alone while a run reads it"
             )
         try:
-            return {name: to_numpy(name, table.column(name)) for name in self._columns}
+            columns = {name: to_numpy(name, table.column(name)) for name in self._columns}
         except DataError as error:
             raise DataError(f"{part.file}, row group {part.row_group}: {error}") from None
+        if self._file is not None and self._file[2] != part.file_bytes:
+            raise DataError(
+                f"{part.file}: row group {part.row_group} lies in a file of {self._file[2]} bytes, it had "
+                f"{part.file_bytes} when the run began; leave the data alone while a run reads it"
+            )
+        return columns
 
 
 def _unreadable(part: Part, reason: str) -> str:
-    return (
-        f"{part.file}: row group {part.row_group} cannot be read ({reason.strip().splitlines()[0]}); check the file "
-        f"and the storage, then resume the run"
-    )
+    plain = "".join(c if c.isprintable() else "?" for c in reason.strip().splitlines()[0])
+    return f"{part.file}: row group {part.row_group} cannot be read ({plain}){REMEDY}"
 
 
 def window_source(catalog: Catalog, tasks: Sequence[tuple[WindowPlan, ...]]) -> Datasource:

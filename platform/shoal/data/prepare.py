@@ -20,8 +20,8 @@ import numpy as np
 
 from shoal import ray_compat
 from shoal.data.documents import Unit, find_units
-from shoal.data.packing import pack
-from shoal.data.shards import TOKENS, ShardWriter, published, write_manifest
+from shoal.data.packing import BestFit, Blocks, Joined, Packer, real_tokens
+from shoal.data.shards import SEGMENTS, TOKENS, ShardWriter, published, write_manifest
 from shoal.data.tokenize import SPLITS, Tokenizer, UnitTokens, load_tokenizer, tokenize_unit
 from shoal.errors import ConfigError, DataError, ShoalError
 from shoal.job.checks import at_least, choice, fraction, positive
@@ -47,12 +47,22 @@ class PrepareOptions:
     """What bad rows do: refuse the whole input (after counting them all), or be left out."""
     shard_mb: int = 64
     """Size of a shard before compression."""
+    borders: Literal["cross", "keep"] = "cross"
+    """Whether tokens see the documents before theirs in the block, or a column `segments` keeps them apart."""
+    whole: bool = False
+    """With `borders=keep`: documents that fit into a block are not cut, and blocks may hold padding."""
 
     def __post_init__(self) -> None:
         at_least("block", self.block, 2)
         fraction("held_out", self.held_out)
         choice("on_bad", self.on_bad, ("stop", "skip"))
         positive("shard_mb", self.shard_mb)
+        choice("borders", self.borders, ("cross", "keep"))
+        if self.whole and self.borders != "keep":
+            raise ConfigError(
+                "whole=True needs borders=keep (--borders keep): blocks are then padded, and it is the column segments "
+                "that tells padding from text"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +86,11 @@ class Split:
     """Blocks."""
     documents: int
     tokens: int
-    """In the blocks."""
+    """In the blocks, without padding."""
+    packing_rate: float
+    """Part of the blocks' places that holds tokens; the rest is padding."""
+    truncated_documents: int
+    """Documents of which no single block holds the whole."""
     dropped_tokens: int
     """At the end, less than a block."""
     text_bytes: int
@@ -91,6 +105,7 @@ class Prepared:
 
     folder: Path
     block: int
+    borders: str
     vocabulary: int
     bytes_per_token: float
     tokenizer: str
@@ -111,9 +126,10 @@ def prepare(
     """Make packed blocks of the text in `inputs` and write them to the new folder `output`.
 
     `inputs`: text, JSON lines, Parquet, folders of them, local globs, URIs (see `documents.find_units`). The folder
-    gets `train/` and `validation/` (column `tokens`: fixed-size lists of uint8, uint16 or int32) and `manifest.json`,
-    and appears whole or not at all. Uses the Ray that is running, else a local one for as long as it takes. Raises
-    ConfigError for options that cannot be, DataError for input that cannot be read or holds bad rows.
+    gets `train/` and `validation/` (column `tokens`: fixed-size lists of uint8, uint16 or int32; with `borders=keep`
+    also `segments`) and `manifest.json`, and appears whole or not at all. Uses the Ray that is running, else a local
+    one for as long as it takes. Raises ConfigError for options that cannot be, DataError for input that cannot be read
+    or holds bad rows.
     """
     begun = time.monotonic()
     folder = _new_folder(output)
@@ -136,17 +152,35 @@ class _Half:
     """One split while it is being written."""
 
     writer: ShardWriter
-    carried: np.ndarray
+    packer: Packer
+    byte_level: bool
+    """Whether a token is a byte."""
     documents: int = 0
     text_bytes: int = 0
 
+    def add(self, tokens: np.ndarray, lengths: np.ndarray, text_bytes: int) -> None:
+        self._write(self.packer.add(tokens, lengths), text_bytes)
+        self.documents += len(lengths)
+        self.text_bytes += text_bytes
+
+    def _write(self, blocks: Blocks, text_bytes: int) -> None:
+        tokens, segments = blocks
+        # With bytes, separators count as bytes of text, so that a token is exactly one byte.
+        text = real_tokens(tokens, segments) if self.byte_level else text_bytes
+        columns = {TOKENS: tokens} if segments is None else {TOKENS: tokens, SEGMENTS: segments}
+        self.writer.add(columns, text_bytes=text)
+
     def close(self) -> Split:
+        self._write(self.packer.close(), 0)
         self.writer.close()
+        tokens = self.writer.tokens
         return Split(
             samples=self.writer.samples,
             documents=self.documents,
-            tokens=self.writer.tokens,
-            dropped_tokens=len(self.carried),
+            tokens=tokens,
+            packing_rate=tokens / (tokens + self.writer.padding) if tokens else 1.0,
+            truncated_documents=self.packer.truncated,
+            dropped_tokens=self.packer.waiting,
             text_bytes=self.text_bytes,
             digest=self.writer.digest,
             files=tuple(self.writer.files),
@@ -168,15 +202,15 @@ class _Work:
     _rows: int = 0
 
     def __post_init__(self) -> None:
-        about = {
-            "block": self.options.block,
-            "vocabulary": self.tokenizer.vocabulary,
-            "tokenizer": self.tokenizer.name,
-        }
+        options, tokenizer = self.options, self.tokenizer
+        about = {"block": options.block, "vocabulary": tokenizer.vocabulary, "tokenizer": tokenizer.name}
+        if options.borders == "keep":
+            about |= {"borders": "keep", "whole": options.whole}
         self.halves = {
             split: _Half(
-                ShardWriter(self.folder / split, about, shard_bytes=self.options.shard_mb << 20),
-                np.empty(0, self.tokenizer.dtype),
+                ShardWriter(self.folder / split, about, shard_bytes=options.shard_mb << 20),
+                _packer(options, tokenizer),
+                byte_level=tokenizer.definition is None,
             )
             for split in SPLITS
         }
@@ -193,12 +227,7 @@ class _Work:
         if self.bad and self.options.on_bad == "stop":
             return  # what is still to come is only counted
         for split, half in self.halves.items():
-            blocks, half.carried = pack(half.carried, found.tokens[split], self.options.block)
-            # With bytes, separators count as bytes of text, so that a token is exactly one byte.
-            text = blocks.size if self.tokenizer.definition is None else found.text_bytes[split]
-            half.writer.add({TOKENS: blocks}, text_bytes=text)
-            half.documents += found.documents[split]
-            half.text_bytes += found.text_bytes[split]
+            half.add(found.tokens[split], found.lengths[split], found.text_bytes[split])
 
     def progress(self, done: int) -> Progress:
         return Progress(
@@ -231,6 +260,7 @@ class _Work:
         return Prepared(
             folder=folder,
             block=self.options.block,
+            borders=self.options.borders,
             vocabulary=self.tokenizer.vocabulary,
             bytes_per_token=1.0 if self.tokenizer.definition is None else text / tokens,
             tokenizer=self.tokenizer.name,
@@ -240,6 +270,12 @@ class _Work:
             bad_examples=tuple(self.examples),
             seconds=time.monotonic() - begun,
         )
+
+
+def _packer(options: PrepareOptions, tokenizer: Tokenizer) -> Packer:
+    if options.whole:
+        return BestFit(options.block, tokenizer.end, tokenizer.dtype)
+    return Joined(options.block, tokenizer.dtype, borders=options.borders == "keep")
 
 
 def _tokenized(units: Sequence[Unit], options: PrepareOptions, tokenizer: Tokenizer) -> Iterator[UnitTokens]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from shoal.data.columns import to_numpy
-from shoal.data.stream import Located
+from shoal.data.stream import Located, stream_names
 from shoal.errors import DataError
 
 if TYPE_CHECKING:
-    pass
+    from shoal.data.mixture import Mixture
 
 
 @dataclass(slots=True)
@@ -101,6 +101,54 @@ class SliceReader:
             table: Any = ray.get(block.located.ref, timeout=self._timeout_s)
             block.columns = {name: to_numpy(name, table.column(name)) for name in table.column_names}
         return block.columns
+
+
+class MixedReader:
+    """Fetches slices of a mixture: each source's part from its own stream, put together in the mixture's order."""
+
+    def __init__(self, reader: SliceReader, mixture: Mixture, streams: Sequence[str]) -> None:
+        self._reader, self._mixture, self._streams = reader, mixture, streams
+
+    def read(self, ranges: Sequence[tuple[int, int]]) -> list[dict[str, np.ndarray]]:
+        """For each range of positions of the mixture: column name -> array [stop - start, ...]. As `SliceReader`."""
+        spans = [self._mixture.ranges(start, stop) for start, stop in ranges]
+        # A source's samples of all ranges in one call; a range may need none of them.
+        parts: list[list[dict[str, np.ndarray] | None]] = [[None] * len(self._streams) for _ in ranges]
+        for source, stream in enumerate(self._streams):
+            wanted = [(i, span[source]) for i, span in enumerate(spans) if span[source][0] < span[source][1]]
+            if wanted:
+                found = self._reader.read(stream, [span for _, span in wanted])
+                for (i, _), part in zip(wanted, found, strict=True):
+                    parts[i][source] = part
+        return [
+            mixed(self._mixture.locate(start, stop)[0], found)
+            for (start, stop), found in zip(ranges, parts, strict=True)
+        ]
+
+
+def train_reader(feed: Any, mixture: Mixture | None) -> Callable[..., list[dict[str, np.ndarray]]]:
+    """Reads ranges of positions of the training stream; for one thread."""
+    reader = SliceReader(feed)
+    if mixture is not None:
+        return MixedReader(reader, mixture, stream_names("train", len(mixture.weights))).read
+    return lambda ranges: reader.read("train", ranges)
+
+
+def mixed(sources: np.ndarray, parts: Sequence[dict[str, np.ndarray] | None]) -> dict[str, np.ndarray]:
+    """The samples of several sources, one after another where `sources` (int32 [n]) says which comes next."""
+    present = [(source, part) for source, part in enumerate(parts) if part is not None]
+    first = present[0][1]
+    out = {name: np.empty((len(sources), *column.shape[1:]), column.dtype) for name, column in first.items()}
+    for source, part in present:
+        places = np.flatnonzero(sources == source)
+        for name, column in part.items():
+            if column.shape[1:] != out[name].shape[1:]:
+                raise DataError(
+                    f"column {name!r} has samples of shape {list(column.shape[1:])} in one source and "
+                    f"{list(out[name].shape[1:])} in another; a batch needs one shape"
+                )
+            out[name][places] = column
+    return out
 
 
 def _cover(known: Sequence[_Block], start: int, stop: int) -> list[_Block] | None:

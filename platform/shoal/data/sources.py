@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shoal.data import corpora
 from shoal.data.catalog import MANIFEST, Catalog, read_catalog
+from shoal.data.training import TrainingData
 from shoal.errors import ConfigError, DataError
 from shoal.job.checks import nearest
 from shoal.job.spec import Data
@@ -21,7 +22,7 @@ _NAMES = ("builtin:stdlib", "builtin:digits")
 class Sources:
     """The data of one run."""
 
-    train: Catalog
+    train: TrainingData
     validation: Catalog | None
 
 
@@ -31,17 +32,22 @@ def resolve(data: Data, root: Path, columns: Sequence[str] = ()) -> Sources:
     `columns` are those of the task; none: all that hold numbers. A local folder made by `shoal data prepare` brings its
     own held-out part. Raises ConfigError or DataError, each with the reason and what to do.
     """
-    train, validation = _places(data, root)
-    sources = Sources(
-        train=read_catalog(train, columns),
-        validation=None if validation is None else read_catalog(validation, columns),
+    parts = [replace(data, train=s.train, sources=()) for s in data.sources] or [data]
+    places = [_places(part, root) for part in parts]
+    # Of a mixture the first source that brings a held-out part is evaluated on, unless the job names one.
+    validation = next((held_out for _, held_out in places if held_out is not None), None)
+    train = TrainingData(
+        names=tuple(s.name for s in data.sources) or ("",),
+        catalogs=tuple(read_catalog(place, columns) for place, _ in places),
     )
-    if data.block is not None and not data.train.startswith(BUILTIN):
+    train.check()
+    sources = Sources(train, None if validation is None else read_catalog(validation, columns))
+    if data.block is not None and not all(part.train.startswith(BUILTIN) for part in parts):
         block = sources.train.metadata.get("block")
         if block != data.block:
             has = f"its blocks have {block} tokens" if block else "it does not consist of packed blocks"
             raise ConfigError(
-                f"data.block={data.block} is only for built-in text, and {data.train} is what it is: {has}; leave "
+                f"data.block={data.block} is only for built-in text, and {train.uri} is what it is: {has}; leave "
                 f"data.block out, or pack the text again with `shoal data prepare --block {data.block}`"
             )
     _same_columns(sources)

@@ -12,6 +12,11 @@ from typing import Any, NamedTuple
 from shoal.errors import DataError
 
 
+def stream_names(train: str, count: int) -> list[str]:
+    """Names of the streams of `count` sources."""
+    return [train] if count == 1 else [f"{train}/{i}" for i in range(count)]
+
+
 class Located(NamedTuple):
     """A block and the positions that may be taken from it: [start, stop); its first row has position `first`."""
 

@@ -38,14 +38,14 @@ class Tokenizer:
     def dtype(self) -> np.dtype:
         return token_dtype(self.vocabulary)
 
-    def encode(self, texts: Sequence[bytes]) -> np.ndarray:
-        """All documents one after another, each with its end token: [n]."""
-        if not texts:
-            return np.empty(0, self.dtype)
+    def encode(self, texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """All documents one after another, each with its end token: tokens [n], and how many each has [documents]."""
         if self.definition is None:
-            return np.concatenate([byte_tokens(text) for text in texts])
-        encoded = _load(self.definition).encode_batch_fast([t.decode() for t in texts], add_special_tokens=False)
-        return np.concatenate([np.asarray([*e.ids, self.end], dtype=self.dtype) for e in encoded])
+            each = [byte_tokens(text) for text in texts]
+        else:
+            encoded = _load(self.definition).encode_batch_fast([t.decode() for t in texts], add_special_tokens=False)
+            each = [np.asarray([*e.ids, self.end], dtype=self.dtype) for e in encoded]
+        return np.concatenate([np.empty(0, self.dtype), *each]), np.array([len(e) for e in each], np.int64)
 
 
 BYTES = Tokenizer(name="bytes", vocabulary=BYTE_VOCABULARY, end=SEPARATOR)
@@ -88,9 +88,12 @@ def load_tokenizer(path: str | None, end_token: str | None) -> Tokenizer:
 
 @dataclass(slots=True)
 class UnitTokens:
-    """What became of one unit. `tokens` and the counts are per split; `rows` numbers the next unit of the file."""
+    """What became of one unit, all but the last three per split; `rows` numbers the next unit of the file."""
 
     tokens: dict[str, np.ndarray]
+    """All documents, one after another."""
+    lengths: dict[str, np.ndarray]
+    """Tokens of each document."""
     documents: dict[str, int]
     text_bytes: dict[str, int]
     rows: int = 0
@@ -98,14 +101,17 @@ class UnitTokens:
     bad_shown: list[tuple[int, str]] = field(default_factory=list)
 
     def to_row(self) -> dict[str, list[Any]]:
-        """As a batch of one row for Ray Data: token bytes per split, and the rest as JSON."""
+        """As a batch of one row for Ray Data: bytes of tokens and lengths per split, and the rest as JSON."""
         facts = {k: getattr(self, k) for k in ("documents", "text_bytes", "rows", "bad", "bad_shown")}
-        return {**{split: [self.tokens[split].tobytes()] for split in SPLITS}, "facts": [json.dumps(facts)]}
+        tokens = {split: [self.tokens[split].tobytes()] for split in SPLITS}
+        lengths = {f"{split}_lengths": [self.lengths[split].tobytes()] for split in SPLITS}
+        return {**tokens, **lengths, "facts": [json.dumps(facts)]}
 
     @classmethod
     def from_row(cls, row: dict[str, Any], dtype: np.dtype) -> UnitTokens:
         tokens = {split: np.frombuffer(row[split], dtype=dtype) for split in SPLITS}
-        return cls(tokens=tokens, **json.loads(row["facts"]))
+        lengths = {split: np.frombuffer(row[f"{split}_lengths"], dtype=np.int64) for split in SPLITS}
+        return cls(tokens=tokens, lengths=lengths, **json.loads(row["facts"]))
 
 
 def tokenize_unit(unit: Unit, tokenizer: Tokenizer, text_column: str, held_out: float) -> UnitTokens:
@@ -115,7 +121,7 @@ def tokenize_unit(unit: Unit, tokenizer: Tokenizer, text_column: str, held_out: 
     stands. Raises DataError for an unreadable file; bad rows are counted, and the first few described.
     """
     texts: dict[str, list[bytes]] = {split: [] for split in SPLITS}
-    out = UnitTokens({}, {}, {})
+    out = UnitTokens({}, {}, {}, {})
     for item in read_unit(unit, text_column):
         if isinstance(item, Document):
             if item.text:
@@ -126,7 +132,8 @@ def tokenize_unit(unit: Unit, tokenizer: Tokenizer, text_column: str, held_out: 
                 out.bad_shown.append((item.row, item.reason))
         else:
             out.rows = item.count
-    out.tokens = {split: tokenizer.encode(texts[split]) for split in SPLITS}
+    for split in SPLITS:
+        out.tokens[split], out.lengths[split] = tokenizer.encode(texts[split])
     out.documents = {split: len(texts[split]) for split in SPLITS}
     out.text_bytes = {split: sum(map(len, texts[split])) for split in SPLITS}
     return out

@@ -33,7 +33,14 @@ class EngineBase(ABC):
         self._job = job
         self._task = job.task
         bf16 = job.engine.precision == "bf16"
-        self._module = TaskModule(job.task, model, device, bf16=bf16, keep_casts=self._keep_casts)
+        self._module = TaskModule(
+            job.task,
+            model,
+            device,
+            bf16=bf16,
+            keep_casts=self._keep_casts,
+            each=bool(job.data.sources) and job.task.tells_samples(),
+        )
         self._parameters = dict(model.named_parameters())
         self._trainable = [p for p in self._parameters.values() if p.requires_grad]
         self._clock = StepClock(device)
@@ -56,6 +63,11 @@ class EngineBase(ABC):
     def applied(self) -> int:
         """Updates that the state has been through."""
         return self._applied
+
+    @property
+    def sample_losses(self) -> torch.Tensor | None:
+        """Loss of each sample of the last `micro_step`, [samples]; None where they are not asked for."""
+        return self._module.each
 
     def step_losses(self) -> tuple[tuple[int, float], ...]:
         """Nothing: a member knows the losses of its own shards, from `micro_step`."""

@@ -130,6 +130,12 @@ class Engine(Protocol):
         """
         ...
 
+    @property
+    def sample_losses(self) -> torch.Tensor | None:
+        """Loss of each sample of the last `micro_step`, [samples], on the device. Only of a mixture whose task defines
+        `Task.sample_losses`, else None."""
+        ...
+
     def evaluate(self, batch: Batch) -> dict[str, float]:
         """The task's metrics on `batch` (collective if `equal_micro_batches`)."""
         ...

@@ -21,8 +21,15 @@ class TaskModule(nn.Module):
     """Wrapping the loss, not only the model, lets a task call any part of its model, in any order and any number of
     times: what wraps this module (DDP, DeepSpeed, autocast) sees one forward pass."""
 
-    def __init__(self, task: Task, model: nn.Module, device: torch.device, *, bf16: bool, keep_casts: bool) -> None:
+    each: torch.Tensor | None = None
+    """The losses of the samples of the last training pass, [samples], where they are asked for."""
+
+    def __init__(
+        self, task: Task, model: nn.Module, device: torch.device, *, bf16: bool, keep_casts: bool, each: bool
+    ) -> None:
+        """`each`: keep every sample's loss."""
         super().__init__()
+        self._each = each
         self.task = task
         self.model = model
         self._device_type = device.type
@@ -32,7 +39,14 @@ class TaskModule(nn.Module):
     def forward(self, batch: Batch, *, evaluate: bool = False) -> Any:
         """The task's loss, or with `evaluate` its metrics."""
         with self._precision():
-            return self.task.evaluate(self.model, batch) if evaluate else self.task.loss(self.model, batch)
+            if evaluate:
+                return self.task.evaluate(self.model, batch)
+            if not self._each:
+                return self.task.loss(self.model, batch)
+            losses = self.task.sample_losses(self.model, batch)
+            check_losses(losses, batch, self.task)
+            self.each = losses.detach()
+            return losses.mean()
 
     def _precision(self) -> AbstractContextManager[Any]:
         if not self._bf16:
@@ -56,6 +70,16 @@ def check_loss(loss: Any, task: Task) -> None:
         raise TaskError(
             f"{name} returned a loss that does not depend on any trainable parameter (requires_grad=False); "
             f"look for .detach(), .item(), torch.no_grad(), or a model whose parameters are all frozen"
+        )
+
+
+def check_losses(losses: Any, batch: Batch, task: Task) -> None:
+    """Raise TaskError unless `losses` holds one number per sample."""
+    count = len(next(iter(batch.values())))
+    if not isinstance(losses, torch.Tensor) or losses.shape != (count,):
+        shape = list(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
+        raise TaskError(
+            f"{type(task).__name__}.sample_losses() returned {shape} for {count} samples; return a tensor [{count}]"
         )
 
 

@@ -1,5 +1,7 @@
 """The job as frozen values: checks, defaults, overrides, recipes. Imports neither Ray nor torch."""
 
+from shoal.job.augment import Crop, CutMix, Erase, Flip, MaskTokens, Mixup
+from shoal.job.sampling import Curriculum, LengthWarmup, Source
 from shoal.job.spec import (
     Batch,
     Budget,
@@ -18,12 +20,21 @@ __all__ = [
     "Batch",
     "Budget",
     "Checkpoints",
+    "Crop",
+    "Curriculum",
+    "CutMix",
     "Data",
     "Engine",
+    "Erase",
     "Evaluation",
     "Failures",
+    "Flip",
     "Job",
+    "LengthWarmup",
+    "MaskTokens",
+    "Mixup",
     "Optimizer",
     "Schedule",
+    "Source",
     "Workers",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -21,6 +22,20 @@ def at_least(name: str, value: float, low: float) -> None:
     _number(name, value)
     if not value >= low:
         raise ConfigError(f"{name}={value!r} must be at least {low}")
+
+
+def finite(name: str, value: float) -> None:
+    """Raise ConfigError unless `value` is a number, and neither infinite nor "not a number"."""
+    _number(name, value)
+    if not math.isfinite(value):
+        raise ConfigError(f"{name}={value!r} must be a finite number")
+
+
+def whole(name: str, value: int, low: int) -> None:
+    """Raise ConfigError unless `value` is a whole number of at least `low`."""
+    at_least(name, value, low)
+    if not isinstance(value, int):
+        raise ConfigError(f"{name}={value!r} must be a whole number")
 
 
 def fraction(name: str, value: float, *, closed: bool = False) -> None:

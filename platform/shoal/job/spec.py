@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from shoal.errors import ConfigError
+from shoal.job.augment import Augmentation, check_augmentations, check_fit
 from shoal.job.checks import at_least, choice, fraction, positive
+from shoal.job.sampling import Curriculum, LengthWarmup, Source
 
 if TYPE_CHECKING:
     from shoal.tasks.base import Task
@@ -20,9 +22,14 @@ if TYPE_CHECKING:
 class Data:
     """Where samples come from and in which order they are used."""
 
-    train: str
+    train: str = ""
     """`builtin:stdlib`, `builtin:digits`, or a Parquet file or folder: local, `s3://`, `gs://` and
     whatever pyarrow reads."""
+    sources: tuple[Source, ...] = ()
+    """In the place of `train`: several data sets that are mixed."""
+    temperature: float | None = None
+    """Of a mixture: each weight is multiplied by the source's number of samples to the power of 1 / temperature, so
+    that 1.0 mixes in proportion to size and more evens it out. None: the weights as they are."""
     validation: str | None = None
     """Parquet held out for evaluation. The built-in corpora bring their own."""
     block: int | None = None
@@ -34,15 +41,35 @@ class Data:
     """CPUs that are kept for Ray Data, so that workers can never starve it."""
     ahead_mb: int = 64
     """Megabytes of samples that may wait in the object store ahead of the workers."""
+    replacement: bool = False
+    """Draw samples with replacement: each place of a window takes any of the window's rows."""
+    curriculum: Curriculum | None = None
+    """Easy samples first; None: all from the beginning."""
+    length_warmup: LengthWarmup | None = None
+    """Short sequences first; None: whole ones from the beginning."""
+    augment: tuple[Augmentation, ...] = ()
+    """What is done to the training samples, in this order; evaluation sees them as they are."""
 
     def __post_init__(self) -> None:
-        if not self.train:
-            raise ConfigError("data.train is empty; name a Parquet folder, or builtin:stdlib, or builtin:digits")
+        if bool(self.train) == bool(self.sources):
+            both = f"data.train={self.train!r} and data.sources are both set" if self.train else "data.train is empty"
+            raise ConfigError(
+                f"{both}; name one Parquet folder (or builtin:stdlib, builtin:digits) as data.train, or several as "
+                f"data.sources"
+            )
+        known = [s.name for s in self.sources]
+        if len(set(known)) < len(known):
+            raise ConfigError(f"data.sources has two sources of one name among {', '.join(known)}; name each otherwise")
+        if self.temperature is not None:
+            positive("data.temperature", self.temperature)
+        if self.replacement and not self.shuffle:
+            raise ConfigError("data.replacement=true draws at random, but data.shuffle=false; leave one of them out")
         positive("data.window", self.window)
         positive("data.cpus", self.cpus)
         positive("data.ahead_mb", self.ahead_mb)
         if self.block is not None:
             at_least("data.block", self.block, 2)
+        check_augmentations(self.augment)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -293,6 +320,7 @@ class Job:
                 )
         if not self.name or any(c in self.name for c in "/\\ \t\n"):
             raise ConfigError(f"name={self.name!r} must be a word that can name a folder (no spaces, no slashes)")
+        check_fit(self.data.augment, self.task, self.batch.shard_size)
         if self.workers.max > self.batch.virtual_shards:
             raise ConfigError(
                 f"workers.max={self.workers.max} is more than batch.virtual_shards={self.batch.virtual_shards}, "

@@ -24,9 +24,12 @@ PICKLE = "job.pkl"
 
 _DECIDING = {
     *("task", "seed", "engine.precision", "batch.size", "batch.virtual_shards"),
-    *("data.train", "data.block", "data.shuffle", "data.window"),
+    *("data.train", "data.block", "data.shuffle", "data.window", "data.augment"),
+    *("data.sources", "data.temperature", "data.replacement", "data.curriculum", "data.length_warmup"),
 }
 _DECIDING_GROUPS = ("task.", "optimizer.", "schedule.", "budget.")
+_UNUSED = {("data.augment", ""), ("data.sources", ""), ("data.replacement", "false")}
+"""Values that count no more than None does."""
 
 
 def job_digest(job: Job) -> str:
@@ -39,7 +42,7 @@ def job_digest(job: Job) -> str:
     deciding = {
         name: text
         for name, text in flatten(job).items()
-        if text != "none" and (name in _DECIDING or name.startswith(_DECIDING_GROUPS))
+        if text != "none" and (name, text) not in _UNUSED and (name in _DECIDING or name.startswith(_DECIDING_GROUPS))
     }
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 

@@ -1,16 +1,19 @@
 """Values of a job as text, and back, guided by the fields' type annotations.
 
 Plainly: `3e-4`, `true`, `none`, `gpt`, `0.9,0.95`, `accelerator:1,disk:2` (pairs). Where that would be ambiguous, and
-for whatever else, Python literals: `'none'`, `("a,b", "c")`, `{"layers": 2}` (JSON will do, too).
+for whatever else, Python literals: `'none'`, `("a,b", "c")`, `{"layers": 2}` (JSON will do, too). A dataclass that the
+annotation names is written as it is made: `Crop(padding=4)`; several with commas between.
 """
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import enum
 import json
 import re
 import types
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -33,6 +36,8 @@ def parse(text: str, annotation: Any, name: str) -> Any:
         return _parse(text, annotation)
     except _Refused as refused:
         raise ConfigError(f"{name}={text!r} is not {_expected(annotation)}{refused.hint}") from None
+    except ConfigError as error:  # of a dataclass in it
+        raise ConfigError(f"{name}={text!r} is refused: {error}") from None
 
 
 def format_value(value: Any, annotation: Any = Any) -> str:
@@ -45,7 +50,7 @@ def format_value(value: Any, annotation: Any = Any) -> str:
         try:
             if repr(_parse(text, annotation)) == repr(value):
                 return text
-        except _Refused:
+        except (_Refused, ConfigError):
             continue
     return plain
 
@@ -71,12 +76,17 @@ def _parse(text: str, annotation: Any) -> Any:
         return _convert(_literal(text), annotation)
     if isinstance(origin, type) and issubclass(origin, enum.Enum):
         return _choose(text, {str(m.value): m for m in origin} | dict(origin.__members__))
+    if dataclasses.is_dataclass(origin):
+        return _convert(_expression(text, annotation), annotation)
     if origin not in _READERS:
         raise _Refused("; it can only be set in the recipe")
     return _READERS[origin](text)
 
 
 def _parse_sequence(text: str, annotation: Any) -> Any:
+    if _dataclasses(annotation):
+        whole = text if text[:1] in ("(", "[") or not text else f"({text.rstrip(',')},)"
+        return _convert(_expression(whole or "()", annotation), annotation)
     if text[:1] in ("(", "[", "{"):
         return _convert(_literal(text), annotation)
     parts = [part.strip() for part in text.split(",")] if text else []
@@ -108,6 +118,15 @@ def _convert(value: Any, annotation: Any) -> Any:
     if type(value) is origin:
         return value
     raise _Refused
+
+
+def _dataclasses(annotation: Any) -> dict[str, Any]:
+    """The dataclasses that the annotation names, by their own names."""
+    origin, args = _split(annotation)
+    found = {origin.__name__: origin} if isinstance(origin, type) and dataclasses.is_dataclass(origin) else {}
+    for arm in args:
+        found |= _dataclasses(arm)
+    return found
 
 
 def _split(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -154,6 +173,64 @@ def _literal(text: str) -> Any:
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             continue
     raise _Refused
+
+
+def _expression(text: str, annotation: Any) -> Any:
+    """A Python literal in which dataclasses that `annotation` names may stand: `Name(field=literal, …)`."""
+    try:
+        return _evaluated(ast.parse(text.strip(), mode="eval").body, _dataclasses(annotation))
+    except ConfigError:  # a ValueError, too, but one that says what it is about
+        raise
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise _Refused from None
+
+
+def _evaluated(node: ast.expr, kinds: Mapping[str, Any]) -> Any:
+    if isinstance(node, (ast.Tuple, ast.List)):
+        return tuple(_evaluated(item, kinds) for item in node.elts)
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        return ast.literal_eval(node)
+    name = node.func.id
+    if name not in kinds:
+        raise _Refused(nearest(name, list(kinds)))
+    if node.args or any(word.arg is None for word in node.keywords):
+        raise _Refused(f"; name the fields: {name}(field=value)")
+    return _made(kinds[name], {str(word.arg): word.value for word in node.keywords})
+
+
+def _made(kind: Any, given: Mapping[str, ast.expr]) -> Any:
+    """A value of the dataclass `kind`. ConfigError if it refuses its fields' values."""
+    name, fields = kind.__name__, {f.name: f for f in dataclasses.fields(kind) if f.init}
+    unknown = [word for word in given if word not in fields]
+    if unknown:
+        raise _Refused(f"; {name} has {', '.join(fields)}, and no {unknown[0]}{nearest(unknown[0], list(fields))}")
+    absent = (dataclasses.MISSING, dataclasses.MISSING)
+    missing = [f.name for f in fields.values() if (f.default, f.default_factory) == absent and f.name not in given]
+    if missing:
+        raise _Refused(f"; {name} needs {' and '.join(missing)}")
+    types_, values = _types_of(kind), {}
+    for word, node in given.items():
+        of = types_.get(word, Any)
+        try:
+            values[word] = _convert(_evaluated(node, _dataclasses(of)), of)
+        except ConfigError:
+            raise
+        except (_Refused, ValueError):
+            raise _Refused(f"; {name}.{word}={ast.unparse(node)} is not {_expected(of)}") from None
+    try:
+        return kind(**values)
+    except ConfigError:
+        raise
+    except Exception as error:  # the user's own dataclass may raise anything
+        raise ConfigError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def _types_of(kind: Any) -> dict[str, Any]:
+    """field -> type; nothing where an annotation names what cannot be found."""
+    try:
+        return typing.get_type_hints(kind, include_extras=True)
+    except Exception:  # noqa: BLE001 - evaluates what the user wrote, which may raise anything
+        return {}
 
 
 def _read_int(text: str) -> int:
@@ -241,6 +318,8 @@ def _expected(annotation: Any) -> str:
         return f"values with commas between ({_expected(args[0])} each)" if args else "values with commas between"
     if origin in _MAPPINGS:
         return 'a dictionary such as {"layers": 2}'
+    if dataclasses.is_dataclass(origin):
+        return f"{getattr(origin, '__name__', origin)}(…)"
     return _DESCRIPTIONS.get(origin) or f"a {getattr(origin, '__name__', origin)}"
 
 
@@ -249,6 +328,8 @@ def _format(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, enum.Enum):
         return value.name
+    if isinstance(value, (tuple, list)) and any(map(_is_made, value)):
+        return ", ".join(map(_format, value))
     if isinstance(value, (tuple, list)):
         rows = [item if isinstance(item, (tuple, list)) else [item] for item in value]
         return ",".join(":".join(_format(part) for part in row) for row in rows)
@@ -260,4 +341,13 @@ def _format(value: Any) -> str:
         return json.dumps(value.to_dict(), sort_keys=True, default=str)
     if isinstance(value, (str, Path)):
         return str(value)
+    if _is_made(value):
+        # What is None by default and None now is left out: a field that comes later changes no text of today.
+        said = {f.name: (getattr(value, f.name), f.default) for f in dataclasses.fields(value) if f.init}
+        inside = ", ".join(f"{name}={now!r}" for name, (now, usual) in said.items() if (now, usual) != (None, None))
+        return _ADDRESS.sub("", f"{type(value).__name__}({inside})")
     return _ADDRESS.sub("", repr(value))
+
+
+def _is_made(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal.coordinator.plan import RunPlan, TaskElsewhere, cursor_of
+from shoal.data.augment import check as check_augmented
 from shoal.data.order import Cursor
 from shoal.data.sources import Sources, resolve
 from shoal.errors import ConfigError
-from shoal.job import Job, by_value
+from shoal.job import Data, Job, by_value
 from shoal.job.fields import flatten
 from shoal.job.store import job_digest, save_job
 from shoal.run_folder import RunFolder
@@ -93,6 +94,8 @@ class Prepared:
             engine=_engine(self.job),
             data_digest=self.sources.train.digest,
         )
+        if left := self._left_out():
+            tags["shoal.data_left_out"] = f"{left} samples in row groups that cannot be read"
         tags |= {"shoal.run_id": self.folder.run_id, "shoal.job_digest": self.digest}
         if self.start_from and not self.continues:
             tags["shoal.forked_from"] = self.start_from.uri
@@ -104,9 +107,13 @@ class Prepared:
             params=flatten(self.job),
             tags=tags,
             dataset=DatasetEntry(
-                name=self.job.data.train, digest=self.sources.train.digest, source=self.sources.train.uri
+                name=_named(self.job.data), digest=self.sources.train.digest, source=self.sources.train.uri
             ),
         )
+
+    def _left_out(self) -> int:
+        """Samples of row groups that a list beside the data leaves out (`data.skipping`)."""
+        return sum(e.rows for catalog in self.sources.train.catalogs for e in catalog.skipped)
 
     def record_link(self) -> str:
         """Where the record is to be looked at."""
@@ -126,6 +133,7 @@ class Prepared:
             "validation_samples": self.sources.validation.samples if self.sources.validation else 0,
             "data": self.sources.train.uri,
             "data_digest": self.sources.train.digest,
+            "left_out": self._left_out(),
             "cluster": "local" if connection.local else connection.address,
             "record": self.record_link(),
         }
@@ -136,6 +144,7 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
     root = options.runs_dir.absolute()
     sources = resolve(job.data, root, tuple(job.task.columns))
     job.task.check_data({c.name: c.shape for c in sources.train.columns}, sources.train.metadata)
+    check_augmented(job, sources.train.columns)
     if sources.train.samples < job.batch.size:
         raise ConfigError(
             f"batch.size={job.batch.size} is more than the {sources.train.samples} samples of {sources.train.uri}, so "
@@ -209,8 +218,9 @@ def _start_from(job: Job, folder: RunFolder, sources: Sources, total: int) -> Ch
             f"--set budget.steps={2 * latest.step}"
         )
     cursor = Cursor.from_json(store.open(latest.uri).cursor)
-    cursor.check(sources.train, sources.train.order(seed=job.seed, shuffle=job.data.shuffle, window=job.data.window))
-    if cursor.position != cursor_of(job, sources.train, latest.step).position:
+    now = cursor_of(job, sources.train, latest.step, total)
+    cursor.check(sources.train, now)
+    if cursor.position != now.position:
         raise ConfigError(
             f"the data order of {latest.uri} stands at sample {cursor.position}, but step {latest.step} of this job is "
             f"at {latest.step * job.batch.size}; keep batch.size={cursor.position // latest.step}"
@@ -221,6 +231,10 @@ def _start_from(job: Job, folder: RunFolder, sources: Sources, total: int) -> Ch
 def _fresh_name(job: str) -> str:
     letters = "".join(random.SystemRandom().choices(string.ascii_lowercase + string.digits, k=4))
     return f"{job}-{time.strftime('%Y%m%d-%H%M%S')}-{letters}"
+
+
+def _named(data: Data) -> str:
+    return data.train or " + ".join(s.train for s in data.sources)
 
 
 def _engine(job: Job) -> str:

@@ -35,6 +35,8 @@ class Commit:
     who could speak of the step is left; it is done nevertheless, and its numbers are NaN."""
     samples_digest: str
     """blake2b-8 over the members' digests in shard order, in hex; empty if a part is missing."""
+    sources: tuple[tuple[int, float], ...] = ()
+    """Of a mixture, source by source: (samples, their mean loss; NaN if there was none), as far as it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,12 +249,18 @@ class Tally:
             update_s=_mean(r.update_s for r in said),
             covered=covered,
             samples_digest=step_digest(r.samples for r in said) if whole else "",
+            sources=_by_source([r.sources for r in said if r.sources]),
         )
 
 
 def _mean(values: Iterable[float]) -> float:
     found = list(values)
     return fmean(found) if found else nan
+
+
+def _by_source(said: Sequence[tuple[tuple[int, float], ...]]) -> tuple[tuple[int, float], ...]:
+    sums = [(sum(n for n, _ in parts), sum(total for _, total in parts)) for parts in zip(*said, strict=True)]
+    return tuple((count, total / count if count else nan) for count, total in sums)
 
 
 def _missing(step: int | None, gathering: Gathering[T], goes_on: bool) -> bool | None:

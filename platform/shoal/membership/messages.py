@@ -29,6 +29,8 @@ class StepReport:
     """What training waited for the snapshot after this step; 0 if there was none."""
     samples: str = ""
     """Digest of the bytes of the samples that this member used, 16 hex digits per virtual shard, in shard order."""
+    sources: tuple[tuple[int, float], ...] = ()
+    """Of a mixture, source by source: (samples that this member had of it, sum of their losses)."""
     whole: bool = False
     """True: `losses` are those of all virtual shards, not only of this member's."""
 

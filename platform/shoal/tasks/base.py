@@ -43,7 +43,18 @@ class Task:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Scalar training loss: the mean over the samples of `batch`."""
-        raise TypeError(f"{type(self).__name__} must define loss(self, model, batch) -> scalar Tensor")
+        if not self.tells_samples():
+            raise TypeError(f"{type(self).__name__} must define loss(self, model, batch) -> scalar Tensor")
+        return self.sample_losses(model, batch).mean()
+
+    def sample_losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Loss of each sample, shape [samples], whose mean is the loss. Define it in the place of `loss`, or beside it,
+        and mixtures tell each source's own loss."""
+        raise TypeError(f"{type(self).__name__} does not define sample_losses(self, model, batch) -> Tensor [samples]")
+
+    def tells_samples(self) -> bool:
+        """Whether the task defines `sample_losses`."""
+        return type(self).sample_losses is not Task.sample_losses
 
     def evaluate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Scalar metrics, each a mean over the samples of `batch`. Runs without gradients, in eval mode."""

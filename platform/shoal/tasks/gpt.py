@@ -37,7 +37,11 @@ class Shape:
 
 
 class GPT(nn.Module):
-    """Tokens [n, t] (any integer type, t <= context) -> logits [n, t, vocabulary]."""
+    """Tokens [n, t] (any integer type, t <= context) -> logits [n, t, vocabulary].
+
+    With `segments` [n, t] (any integer type, another number than before at every border) a token sees its own document
+    only, and positions begin anew with each: every document gets the logits that it would get alone.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -47,12 +51,12 @@ class GPT(nn.Module):
         if shape.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.lm_head(self.model(tokens))
+    def forward(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
+        return self.lm_head(self.model(tokens, segments))
 
 
 class Trunk(nn.Module):
-    """Tokens [n, t] -> features [n, t, width]."""
+    """Tokens [n, t], and their segments or None -> features [n, t, width]."""
 
     cos: Tensor
     sin: Tensor
@@ -67,12 +71,16 @@ class Trunk(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
         length = tokens.shape[1]
-        cos, sin = self.cos[:length], self.sin[:length]
+        cos, sin, mask = self.cos[:length], self.sin[:length], None
+        if segments is not None:  # also where no border is: which kernel computes must not depend on the samples
+            segments = segments.long()
+            places = positions(segments)
+            cos, sin, mask = self.cos[places].unsqueeze(1), self.sin[places].unsqueeze(1), attention_mask(segments)
         x = self.dropout(self.embed_tokens(tokens.long()))
         for layer in self.layers:
-            x = layer(x, cos, sin)
+            x = layer(x, cos, sin, mask)
         return self.norm(x)
 
 
@@ -87,13 +95,13 @@ class Block(nn.Module):
         self.mlp = GatedMLP(shape)
         self.dropout = nn.Dropout(shape.dropout) if shape.dropout else nn.Identity()
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.dropout(self.self_attn(self.input_layernorm(x), cos, sin))
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+        x = x + self.dropout(self.self_attn(self.input_layernorm(x), cos, sin, mask))
         return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
 
 
 class Attention(nn.Module):
-    """Causal multi-head attention with rotary positions (Su et al. 2021)."""
+    """Causal multi-head attention with rotary positions (Su et al. 2021). `mask` says who sees whom; None: causal."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -104,14 +112,15 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(shape.width, shape.width, bias=False)
         self.o_proj = nn.Linear(shape.width, shape.width, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = (self._split(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))
         mixed = F.scaled_dot_product_attention(
             rotate(q, cos, sin),
             rotate(k, cos, sin),
             v,
+            attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=True,
+            is_causal=mask is None,
         )
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
@@ -155,7 +164,33 @@ def rotary_angles(context: int, head_width: int) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (i, i + half) of x [n, heads, t, head_width] by the angles of their position."""
+    """Turn the pairs (i, i + half) of x [n, heads, t, head_width] by the angles of their position.
+
+    cos, sin: [t, head_width / 2], or [n, 1, t, head_width / 2] if every sample has positions of its own.
+    """
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+
+
+def first_tokens(segments: Tensor) -> Tensor:
+    """Where the document of each token begins. segments [n, t] (int64, another number than before at every border) ->
+    [n, t], int64."""
+    places = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    begins = segments.diff(dim=1, prepend=segments[:, :1] - 1) != 0
+    return places.where(begins, 0).cummax(dim=1).values
+
+
+def positions(segments: Tensor) -> Tensor:
+    """Distance of each token from the first one of its document. segments [n, t], int64 -> [n, t], int64."""
+    return torch.arange(segments.shape[1], device=segments.device) - first_tokens(segments)
+
+
+def attention_mask(segments: Tensor) -> Tensor:
+    """Whether token i sees token j: not after i, and of the same document. segments [n, t] -> bool [n, 1, t, t].
+
+    Padding sees padding, so that no row is empty: a softmax over nothing is not a number.
+    """
+    first, length = first_tokens(segments), segments.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+    return ((first[:, :, None] == first[:, None, :]) & causal).unsqueeze(1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from shoal.errors import ConfigError, TaskError
-from shoal.job.checks import at_least, nearest, positive
+from shoal.job.checks import at_least, choice, nearest, positive
 from shoal.tasks import tokens
 from shoal.tasks.base import Batch, Task
 
@@ -31,8 +32,10 @@ class HuggingFaceLM(Task):
     """Tokens that the model sees; blocks of data are one token longer."""
     bytes_per_token: float | None = None
     """Bytes of text that a token stands for, on average; for `bits_per_byte`. Default: 1 if vocab_size is 256."""
+    borders: Literal["cross", "keep"] = "cross"
+    """Whether tokens see the documents before theirs in the block, as in `LanguageModel`. `keep` is refused for models
+    that cannot."""
 
-    columns = (tokens.COLUMN,)
     per_sample = True
 
     def __post_init__(self) -> None:
@@ -46,8 +49,13 @@ class HuggingFaceLM(Task):
             )
         object.__setattr__(self, "model", dict(model))
         at_least("task.context", self.context, 1)
+        choice("task.borders", self.borders, tokens.BORDERS)
         if self.bytes_per_token is not None:
             positive("task.bytes_per_token", self.bytes_per_token)
+
+    @property
+    def columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (tokens.COLUMN, tokens.SEGMENTS) if self.borders == "keep" else (tokens.COLUMN,)
 
     @property
     def tokens_per_sample(self) -> int:  # type: ignore[override]
@@ -57,6 +65,7 @@ class HuggingFaceLM(Task):
         # Without vocab_size only transformers knows the size; loss() reports a token beyond it.
         vocabulary = self.model.get("vocab_size", about.get("vocabulary", 0))
         tokens.check_blocks(columns, about, context=self.context, vocabulary=vocabulary)
+        tokens.check_borders(columns, about, borders=self.borders, context=self.context)
         tokens.check_bytes_per_token(self.bytes_per_token, about)
 
     def build(self) -> nn.Module:
@@ -71,7 +80,13 @@ class HuggingFaceLM(Task):
                 f"task.context={self.context} is more than the {limit} positions of {config.model_type}; lower it, or "
                 f"set task.model.max_position_embeddings={self.context}"
             )
-        return AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config)
+        if self.borders == "keep" and not _keeps_borders(model):
+            raise ConfigError(
+                f"task.borders=keep, but a {config.model_type} lets tokens see the documents before theirs: it takes "
+                f"no position_ids, or carries a state across borders; use another model_type, or task.borders=cross"
+            )
+        return model
 
     def _configuration(self) -> Any:
         from transformers import AutoConfig
@@ -94,10 +109,33 @@ class HuggingFaceLM(Task):
         return AutoConfig.for_model(kind, **values)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean over the samples; with `borders=keep`, of each sample's mean over the targets that count."""
+        if self.borders == "keep":
+            return self.sample_losses(model, batch).mean()
         inputs, targets = tokens.inputs_and_targets(batch, self.context)
+        with self._known_tokens():
+            return tokens.cross_entropy(_logits(model, inputs, None), targets)
+
+    def sample_losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Each sample's mean over its targets that count, in nats: [n]."""
+        return tokens.sample_means(*self._nats(model, batch))
+
+    def evaluate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        if self.borders == "keep":
+            return tokens.metrics(*self._nats(model, batch))
+        return super().evaluate(model, batch)
+
+    def _nats(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        inputs, targets = tokens.inputs_and_targets(batch, self.context)
+        segments = tokens.segments(batch) if self.borders == "keep" else None
+        with self._known_tokens():
+            logits = _logits(model, inputs, None if segments is None else segments[:, :-1])
+            return tokens.nats(logits, targets, segments)
+
+    @contextmanager
+    def _known_tokens(self) -> Iterator[None]:
         try:
-            logits = model(input_ids=inputs, use_cache=False).logits
-            return tokens.cross_entropy(logits, targets)
+            yield
         except IndexError as error:
             raise TaskError(
                 f"the data holds a token outside the model's vocabulary ({error}); set task.model.vocab_size to the "
@@ -107,6 +145,36 @@ class HuggingFaceLM(Task):
     def summarize(self, means: dict[str, float]) -> dict[str, float]:
         byte_level = self.bytes_per_token is None and self.model.get("vocab_size") == tokens.BYTES
         return tokens.summarize(means, 1.0 if byte_level else self.bytes_per_token)
+
+
+def _logits(model: Any, inputs: Tensor, segments: Tensor | None) -> Tensor:
+    """With segments, every document by itself: transformers makes the mask that the model's kind of attention needs,
+    sliding windows too, from positions that begin anew."""
+    if segments is None:
+        return model(input_ids=inputs, use_cache=False).logits
+    from shoal.tasks.gpt import positions
+
+    return model(input_ids=inputs, position_ids=positions(segments), use_cache=False).logits
+
+
+def _keeps_borders(model: Any) -> bool:
+    """Whether a document gets the logits behind another one that it gets alone. Found out by trying: models differ."""
+    import torch
+
+    ahead, document = torch.tensor([[1, 1, 1]]), torch.tensor([[0, 1, 0, 0, 1]])
+    both = torch.cat([ahead, document], dim=1)
+    segments = torch.tensor([[1] * ahead.shape[1] + [2] * document.shape[1]])
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()
+            alone = _logits(model, document, None)
+            behind = _logits(model, both, segments)[:, ahead.shape[1] :]
+    except TypeError:  # it takes no positions
+        return False
+    finally:
+        model.train(training)
+    return bool((behind - alone).abs().max() <= 1e-3 * alone.std())
 
 
 def _short(value: Any) -> str:

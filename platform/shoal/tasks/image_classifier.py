@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageClassifier(Task):
-    """Tell images apart. Columns `image`: [channels, height, width], about 0 to 1; `label`: 0 to classes - 1."""
+    """Tell images apart. Columns `image`: [channels, height, width], about 0 to 1; `label`: 0 to classes - 1, or shares
+    of the classes [classes], as Mixup and CutMix (`data.augment`) make them for training."""
 
     network: Literal["mlp", "cnn"] = "mlp"
     classes: int = 10
@@ -83,7 +84,7 @@ class ImageClassifier(Task):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         from torch.nn import functional
 
-        logits, labels = self._logits(model, batch), batch["label"].long()
+        logits, labels = self._logits(model, batch), self._labels(batch)
         try:
             return functional.cross_entropy(logits, labels)
         except IndexError as error:
@@ -97,6 +98,17 @@ class ImageClassifier(Task):
         logits, labels = self._logits(model, batch), batch["label"].long()
         right = (logits.argmax(1) == labels).float().mean()
         return {"loss": functional.cross_entropy(logits, labels), "accuracy": right}
+
+    def _labels(self, batch: Batch) -> Tensor:
+        """int64 [n], or shares of the classes: fp32 [n, classes]."""
+        labels = batch["label"]
+        if labels.dim() != 2 or not labels.is_floating_point():
+            return labels.long()
+        if labels.shape[1] != self.classes:
+            raise TaskError(
+                f"labels are shares of {labels.shape[1]} classes, but task.classes={self.classes}; make them equal"
+            )
+        return labels.float()
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """fp32 [n, classes]. Images may come flat, or as integers."""

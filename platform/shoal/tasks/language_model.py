@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from shoal.errors import ConfigError, TaskError
-from shoal.job.checks import at_least, fraction, positive
+from shoal.job.checks import at_least, choice, fraction, positive
 from shoal.tasks import tokens
 from shoal.tasks.base import Batch, Task
 
@@ -37,13 +38,15 @@ class LanguageModel(Task):
     """Whether the output projection is the embedding itself."""
     bytes_per_token: float | None = None
     """Bytes of text that a token stands for, on average; for `bits_per_byte`. Default: 1 if the vocabulary is 256."""
-
-    columns = (tokens.COLUMN,)
+    borders: Literal["cross", "keep"] = "cross"
+    """Whether tokens see the documents before theirs in the block. `keep`: they see their own only, which the column
+    `segments` tells apart; positions begin anew, and a document's first token is not predicted."""
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "context", "layers", "heads", "width"):
             at_least(f"task.{name}", getattr(self, name), 1)
         fraction("task.dropout", self.dropout)
+        choice("task.borders", self.borders, tokens.BORDERS)
         if self.hidden is not None:
             positive("task.hidden", self.hidden)
         if self.bytes_per_token is not None:
@@ -58,6 +61,10 @@ class LanguageModel(Task):
             )
 
     @property
+    def columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (tokens.COLUMN, tokens.SEGMENTS) if self.borders == "keep" else (tokens.COLUMN,)
+
+    @property
     def per_sample(self) -> bool:  # type: ignore[override]
         return self.dropout == 0
 
@@ -67,6 +74,7 @@ class LanguageModel(Task):
 
     def check_data(self, columns: Mapping[str, tuple[int | None, ...]], about: Mapping[str, Any]) -> None:
         tokens.check_blocks(columns, about, context=self.context, vocabulary=self.vocabulary)
+        tokens.check_borders(columns, about, borders=self.borders, context=self.context)
         tokens.check_bytes_per_token(self.bytes_per_token, about)
 
     def shape(self) -> Shape:
@@ -90,9 +98,33 @@ class LanguageModel(Task):
         return GPT(self.shape())
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean over the samples; with `borders=keep`, of each sample's mean over the targets that count."""
+        if self.borders == "keep":
+            return self.sample_losses(model, batch).mean()
         inputs, targets = tokens.inputs_and_targets(batch, self.context)
-        try:
+        with self._known_tokens():
             return tokens.cross_entropy(model(inputs), targets)
+
+    def sample_losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Each sample's mean over its targets that count, in nats: [n]."""
+        return tokens.sample_means(*self._nats(model, batch))
+
+    def evaluate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        if self.borders == "keep":
+            return tokens.metrics(*self._nats(model, batch))
+        return super().evaluate(model, batch)
+
+    def _nats(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        inputs, targets = tokens.inputs_and_targets(batch, self.context)
+        segments = tokens.segments(batch) if self.borders == "keep" else None
+        with self._known_tokens():
+            logits = model(inputs) if segments is None else model(inputs, segments[:, :-1])
+            return tokens.nats(logits, targets, segments)
+
+    @contextmanager
+    def _known_tokens(self) -> Iterator[None]:
+        try:
+            yield
         except IndexError as error:
             raise TaskError(
                 f"the data holds a token outside task.vocabulary={self.vocabulary} ({error}); set task.vocabulary "

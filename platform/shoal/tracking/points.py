@@ -126,6 +126,9 @@ def _second(commits: list[Entry], progress: Progress) -> list[Point]:
         for name, key in PER_STEP.items()
         if commit.get(name) is not None
     ]
+    for commit in new:
+        for source, told in (commit.get("sources") or {}).items():
+            out.append(Point(clean_key(f"train/loss.{source}"), float(told["loss"]), _ms(commit), commit["step"]))
     last = new[-1]
     for name, key in {**TIMES, **RATES}.items():
         known = [c for c in new if c.get(name) is not None]

@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from ray.util.placement_group import get_current_placement_group
 
+from shoal.data.mixture import Mixture
 from shoal.errors import TaskError
 from shoal.job import Job, by_value
 from shoal.membership.messages import Held, Told, ViewEnd, ViewOrder
@@ -42,6 +43,8 @@ class Outfit:
     """0: there is nothing to evaluate on."""
     coordinator: str
     """Name of the coordinator's actor: a worker outlives its restart, and ends when it is gone for good."""
+    mixture: Mixture | None = None
+    """Which source each sample is of; None: there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +153,14 @@ class Worker:
     def warm_up(self, feed: Any, position: int) -> None:
         """One dry step on the samples from `position` on, alone: what only the first step costs is paid before the
         others have to wait for it. Leaves no trace in the state."""
+        from shoal.data.reader import train_reader
         from shoal.worker.warming import dry_step
 
         assert self._facts is not None, "prepare() comes first"
         dry_step(
-            self._estate.engine, self._job, self._outfit.member, self._store, self._facts.rendezvous, feed, position
-        )
+            self._estate.engine, self._job, self._outfit.member, self._store, self._facts.rendezvous,
+            train_reader(feed, self._outfit.mixture), position,
+        )  # fmt: skip
 
     def run_view(self, order: ViewOrder, links: Links) -> ViewEnd:
         """Take part in a view from its forming to its end; says what this member then holds.

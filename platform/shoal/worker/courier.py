@@ -74,6 +74,10 @@ class Courier:
         if urgent:
             self._wake.set()
 
+    def speak(self) -> None:
+        """Let what is there go out at once."""
+        self._wake.set()
+
     def entered(self, entered: Entered) -> None:
         """The view is formed and the state is there."""
         self._entered = entered

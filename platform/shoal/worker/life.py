@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from shoal.data.reader import SliceReader
+from shoal.data.augment import augmenter
+from shoal.data.reader import SliceReader, train_reader
 from shoal.engines.factory import model_facts
 from shoal.engines.protocol import Engine
 from shoal.engines.task_module import from_collective
@@ -63,9 +64,9 @@ class Life:
         self._links, self._outfit, self._job = links, outfit, job
         self._engine, self._snapshots = estate.engine, estate.snapshots
         self._courier = Courier(order.member, order.view.number, self._sync, patience_s=COORDINATOR_S)
-        self._loader = Loader(self._courier.leases, self._read())
+        self._loader = Loader(self._courier.leases, self._read(), augmenter(job, outfit.total_steps))
         self._writer = AsyncShardWriter()
-        self._sender = None if estate.engine.keeps_state else Sender(self._send)
+        self._sender = None if estate.engine.keeps_state else Sender(self._send, self._courier.speak)
         self._loop = self._make_loop()
         self._courier.progress = self._loop.progress
         self._courier.poll = self._poll
@@ -189,14 +190,14 @@ class Life:
             loader=self._loader,
             courier=self._courier,
             evaluator=evaluator,
+            mixture=outfit.mixture,
             writer=self._writer,
             snapshots=self._snapshots,
             sender=self._sender,
         )
 
     def _read(self) -> Any:
-        read = SliceReader(self._links.feed).read
-        return lambda ranges: read("train", ranges)
+        return train_reader(self._links.feed, self._outfit.mixture)
 
     def _poll(self) -> list[Any]:
         return [*self._writer.poll(), *(self._sender.poll() if self._sender is not None else ())]

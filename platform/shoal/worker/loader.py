@@ -16,8 +16,12 @@ from shoal.membership.view import Lease
 DEPTH = 4
 """Steps that may lie ready. Two would do if every fetch took the same time; the rest absorbs a slow one."""
 
-Read = Callable[[Sequence[tuple[int, int]]], list[dict[str, np.ndarray]]]
-"""Ranges of positions -> their samples, column by column, each array of shape [samples, ...]."""
+Samples = dict[str, np.ndarray]
+"""Column by column, each array of shape [samples, ...]."""
+Read = Callable[[Sequence[tuple[int, int]]], list[Samples]]
+"""Ranges of positions -> their samples."""
+Augment = Callable[[Samples, int], Samples]
+"""(samples, position of the first one) -> what the model sees of them; leaves the given arrays as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +29,23 @@ class Work:
     """A lease and its samples, in the order of its virtual shards."""
 
     lease: Lease
-    samples: dict[str, np.ndarray]
+    samples: Samples
+    """As the model sees them."""
     digests: str
-    """Of the samples' bytes, one per virtual shard: what the ledger proves the order with."""
+    """Of the samples' bytes as they were read, one per virtual shard: what the ledger proves the order with, and an
+    audit finds again in the data."""
 
 
 class Loader:
     """Turns leases into work."""
 
-    def __init__(self, leases: queue.Queue[Lease | BaseException | None], read: Read) -> None:
-        self._leases, self._read = leases, read
+    def __init__(
+        self,
+        leases: queue.Queue[Lease | BaseException | None],
+        read: Read,
+        augment: Augment = lambda samples, first: samples,
+    ) -> None:
+        self._leases, self._read, self._augment = leases, read, augment
         self._ready: queue.Queue[Work | BaseException | None] = queue.Queue(maxsize=DEPTH)
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="shoal-loader", daemon=True)
@@ -74,10 +85,7 @@ class Loader:
             try:
                 # One call for all leases at hand: the cost of a remote call is per call, not per range.
                 found = self._read([(lease.start, lease.stop) for lease in batch]) if batch else []
-                work = [
-                    Work(lease, samples, shard_digests(samples, lease.shards[1] - lease.shards[0]))
-                    for lease, samples in zip(batch, found, strict=True)
-                ]
+                work = [self._work(lease, samples) for lease, samples in zip(batch, found, strict=True)]
             except Exception as error:  # noqa: BLE001 - handed to the training loop, which is the one that can act
                 self._put(error)
                 return
@@ -86,6 +94,10 @@ class Loader:
             if stop is not _GO_ON:
                 self._put(stop)  # type: ignore[arg-type]
                 return
+
+    def _work(self, lease: Lease, samples: Samples) -> Work:
+        digests = shard_digests(samples, lease.shards[1] - lease.shards[0])
+        return Work(lease, self._augment(samples, lease.start), digests)
 
     def _put(self, item: Work | BaseException | None) -> None:
         while not self._closed:

@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
+from shoal.data.mixture import Mixture
 from shoal.engines.micro_batches import plan
 from shoal.engines.protocol import Engine
 from shoal.engines.randomness import seed_shard
@@ -46,6 +48,7 @@ class Loop:
     loader: Loader
     courier: Courier
     evaluator: Evaluator | None
+    mixture: Mixture | None
     writer: AsyncShardWriter
     snapshots: Snapshots
     sender: Sender | None
@@ -106,7 +109,7 @@ class Loop:
     def _train(self, work: Work) -> StepReport:
         lease, job, engine = work.lease, self.job, self.engine
         rate = learning_rate(job.optimizer.lr, job.schedule, lease.step, self.ends.total_steps)
-        losses = self._accumulate(work)
+        losses, each = self._accumulate(work)
         self._at("update")
         norm = engine.update(rate)
         whole = engine.step_losses()
@@ -126,11 +129,13 @@ class Loop:
             communicate_s=times.communicate_s,
             update_s=times.update_s,
             samples=work.digests,
+            sources=self._by_source(lease, each),
             whole=bool(whole),
         )
 
-    def _accumulate(self, work: Work) -> list[tuple[int, torch.Tensor]]:
-        """Gradients of this member's virtual shards; returns (shards covered, mean loss over them) in shard order."""
+    def _accumulate(self, work: Work) -> tuple[list[tuple[int, torch.Tensor]], list[torch.Tensor]]:
+        """Gradients of this member's virtual shards; returns (shards covered, mean loss over them) in shard order, and
+        the samples' own losses where the engine tells them."""
         batch, engine, lease, view = self.job.batch, self.engine, work.lease, self.order.view
         micro_batches = plan(
             view.bounds(batch.virtual_shards),
@@ -140,7 +145,7 @@ class Loop:
             micro_limit=batch.micro_limit,
             equal=engine.equal_micro_batches,
         )
-        losses = []
+        losses, each = [], []
         for i, micro in enumerate(micro_batches):
             self._at("compute")
             first, last = micro.shards
@@ -151,7 +156,18 @@ class Loop:
             )
             if micro.share:
                 losses.append((last - first, loss))
-        return losses
+                if engine.sample_losses is not None:
+                    each.append(engine.sample_losses)
+        return losses, each
+
+    def _by_source(self, lease: Lease, each: list[torch.Tensor]) -> tuple[tuple[int, float], ...]:
+        """(samples, sum of their losses) of each source of a mixture."""
+        if self.mixture is None or not each:
+            return ()
+        sources, values = self.mixture.locate(lease.start, lease.stop)[0], torch.cat(each).double().cpu().numpy()
+        kinds = len(self.mixture.weights)
+        counts, sums = np.bincount(sources, minlength=kinds), np.bincount(sources, values, minlength=kinds)
+        return tuple(zip(counts.tolist(), sums.tolist(), strict=True))
 
     def _copy(self, lease: Lease) -> Shard | None:
         """One host copy of the state serves the snapshot and the checkpoint."""

@@ -82,8 +82,9 @@ class Snapshots:
 class Sender:
     """Brings one member's snapshots to its buddy in a thread, in order, in one view."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, send: Send, safe: Callable[[], None] = lambda: None) -> None:
+        """`safe` is called when the first one has arrived: from then on steps of this view can be committed."""
+        self._send, self._safe = send, safe
         self._queue: queue.Queue[tuple[MemberId | None, int, Shard] | None] = queue.Queue(maxsize=WAITING)
         self._lock = threading.Lock()
         self._kept: list[SnapshotKept] = []
@@ -141,6 +142,8 @@ class Sender:
         self._send(keeper, step, pack(shard))
         with self._lock:
             self._kept.append(SnapshotKept(step, time.thread_time() - begun, size))
+        safe, self._safe = self._safe, lambda: None
+        safe()
 
 
 def pack(shard: Shard) -> Parcel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shoal.data.reader import SliceReader
+from shoal.data.augment import apply
 from shoal.engines.protocol import Engine
 from shoal.engines.randomness import seed_shard
 from shoal.job import Job
@@ -12,9 +12,12 @@ from shoal.membership.messages import Fresh, ViewOrder
 from shoal.membership.view import MemberId, View
 from shoal.worker.batches import to_device
 from shoal.worker.group import dissolve_group, form_group
+from shoal.worker.loader import Read
 
 
-def dry_step(engine: Engine, job: Job, member: MemberId, store: Any, rendezvous: str, feed: Any, position: int) -> None:
+def dry_step(
+    engine: Engine, job: Job, member: MemberId, store: Any, rendezvous: str, read: Read, position: int
+) -> None:
     """One virtual shard, from the samples at `position` to the update, in a group of one; then the initial state again.
 
     Imports, kernels' first calls, DeepSpeed's first engine: seconds that would otherwise pass inside a view.
@@ -22,7 +25,8 @@ def dry_step(engine: Engine, job: Job, member: MemberId, store: Any, rendezvous:
     """
     order = ViewOrder(View(0, (member,)), member, rendezvous, Fresh())
     size = job.batch.shard_size
-    samples = SliceReader(feed).read("train", [(position, position + size)])[0]  # at once, before they are released
+    found = read([(position, position + size)])[0]  # at once, before they are released
+    samples = apply(job.data.augment, found, seed=job.seed, first=position, shard_size=size)
     form_group(order, engine.device, store, job.workers.start_s)
     try:
         engine.form(0, 1, (0, 1))

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 import shoal
-from shoal.audit.content import slices
+from shoal.audit.content import Reading
 from shoal.audit.epochs import check_order
 from shoal.audit.run import audit_run
 from shoal.audit.verdict import as_json, lines
@@ -175,7 +175,7 @@ def test_slices_follow_the_order_over_windows_and_epochs(tmp_path: Path, start: 
     order = catalog.order(seed=1, window=16)
     first = np.cumsum([0, *(g.rows for g in catalog.groups)])
     want = [int(first[g]) + r for g, r in map(order.sample, range(start, stop))]
-    parts = [s["id"] for s in slices(catalog, order, start, stop, size)]
+    parts = [s["id"] for s in Reading([catalog], [order]).slices(start, stop, size)]
     assert {len(p) for p in parts} == {size}
     assert np.concatenate(parts).tolist() == want
 

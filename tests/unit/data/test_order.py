@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -133,22 +134,22 @@ def test_groups_without_rows_are_refused(rows: tuple[int, ...]) -> None:
 
 def test_a_cursor_survives_json_and_refuses_other_data() -> None:
     data = SimpleNamespace(samples=10, digest="a" * 64)
-    order = Order(group_rows=(10,), seed=7, window=5)
     cursor = Cursor(position=23, seed=7, samples=10, digest="a" * 64, shuffle=True, window=5)
     back = Cursor.from_json(json.loads(json.dumps(cursor.to_json())))
     assert back == cursor
-    back.check(data, order)
+    back.check(data, cursor)
     for other in (SimpleNamespace(samples=11, digest="a" * 64), SimpleNamespace(samples=10, digest="b" * 64)):
         with pytest.raises(DataError, match=r"changed since the checkpoint.*Position 23"):
             back.check(other)
     for changed, name in (
-        (Order(group_rows=(10,), seed=8, window=5), "seed=8"),
-        (Order(group_rows=(10,), seed=7, window=6), "data.window=6"),
-        (Order(group_rows=(10,), seed=7, window=5, shuffle=False), "data.shuffle=False"),
+        (replace(cursor, seed=8), "seed=8"),
+        (replace(cursor, window=6), "data.window=6"),
+        (replace(cursor, shuffle=False), "data.shuffle=False"),
+        (replace(cursor, options="c4"), "the sources, their weights, the curriculum"),
     ):
         with pytest.raises(DataError, match=name):
             back.check(data, changed)
-    Cursor(position=23, seed=7, samples=10, digest="a" * 64).check(data, order)
+    Cursor(position=23, seed=7, samples=10, digest="a" * 64).check(data, cursor)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,113 @@
+"""Easy samples first: which rows take part at any time, from their difficulty and from how far the run is.
+
+Difficulty is a number per row: a column of the data (a loss, a length, anything), or computed from the sample. Rows are
+ranked by it once; a pass over the data then takes the easiest share, which grows with progress (Bengio et al. 2009,
+"Curriculum learning"). Which share when is the pacing (Hacohen and Weinshall 2019; `root`: Platanios et al. 2019).
+"""
+
+from __future__ import annotations
+
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from math import ceil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shoal.data.catalog import Catalog, Group
+from shoal.data.columns import to_numpy
+from shoal.errors import DataError
+from shoal.job.sampling import Curriculum
+
+COMPUTED = ("length", "compressibility")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A curriculum over one source: an `order.Pacing`."""
+
+    spec: Curriculum
+    ranks: tuple[np.ndarray, ...] = field(repr=False)
+    """int64 [rows] per group: each row's place among all rows, the easiest first."""
+    total: int
+    """Positions of the source's stream in the whole budget: what progress is a fraction of."""
+
+    def limit(self, position: int) -> int:
+        rows = sum(len(r) for r in self.ranks)
+        return min(rows, max(1, ceil(rows * share(self.spec, position / max(1, self.total)))))
+
+    def counts(self, limit: int) -> np.ndarray:
+        return np.asarray([np.count_nonzero(r < limit) for r in self.ranks], np.int64)
+
+    def rows(self, group: int, limit: int) -> np.ndarray:
+        return np.flatnonzero(self.ranks[group] < limit)
+
+
+def share(spec: Curriculum, progress: float) -> float:
+    """Which share of the rows, the easiest ones, takes part at `progress` in [0, 1]."""
+    at = min(1.0, progress / spec.until)
+    if spec.pacing == "root":
+        return float((spec.start**2 + (1.0 - spec.start**2) * at) ** 0.5)
+    if spec.pacing == "step":
+        at = int(at * spec.steps) / spec.steps
+    return spec.start + (1.0 - spec.start) * at
+
+
+def ranked(catalog: Catalog, spec: Curriculum, total: int, threads: int) -> Ranked:
+    """Read (or compute) every row's difficulty and rank the rows; rows of equal difficulty keep the files' order.
+
+    Reads one column of the whole data set, on `threads` threads. Raises DataError.
+    """
+    with ThreadPoolExecutor(max(1, threads), thread_name_prefix="shoal-difficulty") as pool:
+        found = list(pool.map(lambda g: _difficulty(catalog, spec, g), catalog.groups))
+    everything = np.concatenate(found)
+    places = np.empty(len(everything), np.int64)
+    places[np.argsort(-everything if spec.hardest_first else everything, kind="stable")] = np.arange(len(everything))
+    edges = np.cumsum([len(f) for f in found])[:-1]
+    return Ranked(spec, tuple(np.split(places, edges)), total)
+
+
+def _difficulty(catalog: Catalog, spec: Curriculum, group: Group) -> np.ndarray:
+    """float64 [rows] of one row group."""
+    column = spec.of or catalog.column_names[0] if spec.difficulty in COMPUTED else spec.difficulty
+    path = catalog.files[group.file]
+    where = f"{path}, row group {group.row_group}: column {column!r}"
+    try:
+        with catalog.filesystem.open_input_file(path) as file:
+            parquet = pq.ParquetFile(file)
+            if column not in parquet.schema_arrow.names:
+                raise DataError(
+                    f"{path} has no column {column!r}, which data.curriculum asks for; it has "
+                    f"{', '.join(parquet.schema_arrow.names)}, and {' and '.join(COMPUTED)} are computed"
+                )
+            table = parquet.read_row_group(group.row_group, columns=[column], use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{where} cannot be read for data.curriculum ({error}); check the file") from None
+    values = to_numpy(column, table.column(column))
+    if spec.difficulty == "length":
+        return _lengths(values.reshape(len(values), -1))
+    if spec.difficulty == "compressibility":
+        return np.asarray([_incompressible(row) for row in values], np.float64)
+    if values.ndim != 1:
+        raise DataError(f"{where} holds {list(values.shape[1:])} numbers per row; a difficulty is one")
+    if not np.isfinite(values.astype(np.float64)).all():
+        raise DataError(f"{where} holds values that are no numbers; every row needs a difficulty")
+    return values.astype(np.float64)
+
+
+def _lengths(rows: np.ndarray) -> np.ndarray:
+    """Entries of each row up to where the same value fills the rest, as padding does."""
+    same = rows == rows[:, -1:]
+    tail = np.argmin(same[:, ::-1], axis=1)
+    tail[same.all(1)] = rows.shape[1]
+    return np.maximum(rows.shape[1] - tail + 1, 1).astype(np.float64)
+
+
+def _incompressible(row: np.ndarray) -> float:
+    """Compressed bytes per byte: little for what repeats itself. In the narrowest type that holds the values."""
+    if np.issubdtype(row.dtype, np.integer) and row.size and row.min() >= 0 and row.max() < 256:
+        row = row.astype(np.uint8)
+    content = row.tobytes()
+    return len(zlib.compress(content, 6)) / max(1, len(content))
