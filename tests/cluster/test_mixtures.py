@@ -96,6 +96,7 @@ def test_easy_samples_first_is_the_same_on_any_number_of_workers(ray_cluster: No
     assert found.clean, (found.faults, found.unproven)
     assert found.content is not None
     assert found.content.equal == STEPS
+    assert found.epochs is None, "no epoch holds every sample once"
 
 
 def test_sources_that_do_not_fit_together_are_refused(ray_cluster: None, tmp_path: Path) -> None:

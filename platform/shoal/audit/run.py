@@ -115,8 +115,9 @@ def _epochs(chain: Chain, reading: Reading, within: tuple[int, int]) -> Iterator
 
 def _each_once(values: dict[str, Any]) -> bool:
     """Whether each epoch holds every sample once: not where sources are mixed, or samples drawn or held back."""
-    usual = {"data.sources": "", "data.curriculum": "none", "data.replacement": "false"}
-    return all(values.get(name, text) == text for name, text in usual.items())
+    usual = {"data.sources": "", "data.replacement": "false"}
+    paced = any(name.startswith("data.curriculum.") for name in values)
+    return not paced and all(values.get(name, text) == text for name, text in usual.items())
 
 
 def _permutes(data: Data) -> bool:

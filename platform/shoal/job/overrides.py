@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -45,7 +46,7 @@ def apply(job: Job, overrides: Sequence[str]) -> Job:
 def _check_name(job: Job, name: str) -> None:
     """Raise ConfigError unless `name` is a value of the job, and can be set."""
     at: Any = job
-    seen = ""
+    seen, optional = "", False
     for word in name.split("."):
         if not is_group(at):
             raise ConfigError(_no_parts(at, seen, name))
@@ -54,11 +55,11 @@ def _check_name(job: Job, name: str) -> None:
             raise ConfigError(
                 f"there is no {name}{_nearest(job, name)}. {seen or 'A job'} has: {', '.join(known) or 'no fields'}"
             )
-        at = known[word].value
+        at, optional = known[word].value, type(None) in typing.get_args(known[word].annotation)
         seen = f"{seen}.{word}" if seen else word
     if seen == "task":
         raise ConfigError("task cannot be set as text; choose it in the recipe, and set its fields: task.NAME=VALUE")
-    if dataclasses.is_dataclass(at):
+    if dataclasses.is_dataclass(at) and not optional:
         raise ConfigError(f"{name} is a group of values; set one of {', '.join(f'{name}.{p}' for p in parts(at))}")
 
 

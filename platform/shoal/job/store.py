@@ -25,9 +25,9 @@ PICKLE = "job.pkl"
 _DECIDING = {
     *("task", "seed", "engine.precision", "batch.size", "batch.virtual_shards"),
     *("data.train", "data.block", "data.shuffle", "data.window", "data.augment"),
-    *("data.sources", "data.temperature", "data.replacement", "data.curriculum", "data.length_warmup"),
+    *("data.sources", "data.temperature", "data.replacement"),
 }
-_DECIDING_GROUPS = ("task.", "optimizer.", "schedule.", "budget.")
+_DECIDING_GROUPS = ("task.", "optimizer.", "schedule.", "budget.", "data.curriculum.", "data.length_warmup.")
 _UNUSED = {("data.augment", ""), ("data.sources", ""), ("data.replacement", "false")}
 """Values that count no more than None does."""
 

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.errors import ConfigError
-from shoal.job import Batch, Budget, Data, Engine, Job, Optimizer, Workers
+from shoal.job import Batch, Budget, Curriculum, Data, Engine, Job, Optimizer, Workers
 from shoal.job.fields import flatten, leaves
 from shoal.job.overrides import apply
+from shoal.job.store import job_digest
 from shoal.job.text_values import format_value, parse
 from shoal.tasks.base import Task
 
@@ -258,3 +259,15 @@ def test_a_flattened_job_can_be_set_again_on_any_other():
     assert flat["optimizer.clip_norm"] == "none"
     other = a_job(Net(config={"layers": 1}))
     assert apply(other, [f"{leaf.name}={flat[leaf.name]}" for leaf in leaves(job)]) == job
+
+
+def test_an_optional_group_is_set_and_dropped_as_a_whole() -> None:
+    plain = Job(task=Task(), data=Data(train="x"), budget=Budget(steps=3))
+    easy = apply(plain, ["data.curriculum=Curriculum(difficulty='loss', until=0.3)"])
+    assert easy.data.curriculum == Curriculum(difficulty="loss", until=0.3)
+    root = apply(easy, ["data.curriculum.pacing=root"]).data.curriculum
+    assert root == Curriculum(difficulty="loss", until=0.3, pacing="root")
+    assert apply(easy, ["data.curriculum=none"]) == plain
+    assert len({job_digest(j) for j in (plain, easy, apply(easy, ["data.curriculum.pacing=root"]))}) == 3
+    with pytest.raises(ConfigError, match="is a group of values"):
+        apply(plain, ["optimizer=none"])
