@@ -37,6 +37,17 @@ def shard_digests(samples: Mapping[str, np.ndarray], shards: int) -> str:
     return "".join(out)
 
 
+def split(digests: str) -> list[int]:
+    """The digests of `shard_digests` as 64-bit numbers."""
+    width = 2 * BYTES
+    return [int(digests[at : at + width], 16) for at in range(0, len(digests), width)]
+
+
+def shown(numbers: Iterable[int]) -> str:
+    """Inverse of `split`."""
+    return "".join(f"{number:0{2 * BYTES}x}" for number in numbers)
+
+
 def step_digest(parts: Iterable[str]) -> str:
     """The digest of a whole step: over its members' `shard_digests`, in the order of the virtual shards."""
     return hashlib.blake2b("".join(parts).encode(), digest_size=BYTES).hexdigest()

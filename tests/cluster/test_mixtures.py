@@ -75,7 +75,7 @@ def test_a_mixture_survives_a_kill_and_a_stop(ray_cluster: None, tmp_path: Path)
         found = audit_run(RunFolder(Path(outcome.folder)))
         assert found.clean, (found.faults, found.unproven)
         assert found.content is not None
-        assert found.content.equal + found.content.unknown == STEPS
+        assert found.content.equal == STEPS, "the digests of a lost member's samples are known to all"
         assert found.orders > 0
 
     told = [c.get("sources", {}) for c in commits(alone)]

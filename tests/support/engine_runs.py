@@ -32,6 +32,8 @@ class Outcome:
     norms: list[float] = field(default_factory=list)
     losses: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
     """What the engine says of all virtual shards, step by step."""
+    notes: list[tuple[int, ...]] = field(default_factory=list)
+    """What it heard of all virtual shards, step by step."""
     loss: float = 0.0
     """The share-weighted sum of this member's losses in the last step."""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -63,10 +65,13 @@ def train(
         outcome = Outcome()
         for step in range(steps[0] + 1, steps[1] + 1):
             outcome.loss = run_step(engine, job, rank, size, step, merge=merge, bounds=bounds)
+            mine = (bounds or even_bounds(job.batch.virtual_shards, size))[rank : rank + 2]
+            engine.note([note_of(step, shard) for shard in range(*mine)])
             outcome.norms.append(
                 engine.update(learning_rate(job.optimizer.lr, job.schedule, step, TOTAL)),
             )
             outcome.losses.append(engine.step_losses())
+            outcome.notes.append(engine.step_notes())
         outcome.shard = engine.read_state()
         outcome.metrics = engine.evaluate(rows(0, 32, device=engine.device))
         if job.optimizer.ema is not None:
@@ -77,6 +82,11 @@ def train(
         return outcome
     finally:
         engine.leave()
+
+
+def note_of(step: int, shard: int) -> int:
+    """64 bits that are no float of everyday."""
+    return (1 << 63 | step << 40 | 0x7FF << 12 | shard) ^ (shard % 2 and (1 << 64) - 1)
 
 
 def run_step(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,6 +53,7 @@ class EngineBase(ABC):
         self._marks_end: Any = None
         self._agreed = False
         self._left_before = False
+        self._noted: tuple[int, ...] = ()
 
     @property
     def times(self) -> StepTimes:
@@ -71,6 +72,14 @@ class EngineBase(ABC):
 
     def step_losses(self) -> tuple[tuple[int, float], ...]:
         """Nothing: a member knows the losses of its own shards, from `micro_step`."""
+        return ()
+
+    def note(self, numbers: Sequence[int]) -> None:
+        """A 64-bit number for each of this member's virtual shards in this step, for everybody to hear."""
+        self._noted = tuple(numbers)
+
+    def step_notes(self) -> tuple[int, ...]:
+        """Nothing: only in `exact` numerics something travels with the gradients."""
         return ()
 
     @property
@@ -115,6 +124,7 @@ class EngineBase(ABC):
     def _abandon_step(self) -> None:
         """Drop what a step left that will not be finished: gradients, buffers of its shards, marks of time."""
         self._buffers.abandon_step()
+        self._noted = ()
         self._clock.forget()
         self.model.zero_grad(set_to_none=True)
 

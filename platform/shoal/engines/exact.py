@@ -33,6 +33,8 @@ class Reduced:
     norm: float
     losses: Losses
     """(1, loss) per virtual shard."""
+    notes: tuple[int, ...]
+    """64 bits per virtual shard: what the members gave to `reduce`."""
     buffers: torch.Tensor
     """[virtual shards, elements], float64, on the host: what each of them made of the model's buffers."""
 
@@ -100,11 +102,12 @@ class ExactStep:
             self._spare.append(part)
             self._stack[-2:] = [(self._joins[left, right], whole)]
 
-    def reduce(self, buffers: torch.Tensor) -> Reduced:
+    def reduce(self, buffers: torch.Tensor, notes: Sequence[int] = ()) -> Reduced:
         """The sum over all members, and what they tell each other with it (collective).
 
-        `buffers`: [this member's shards, elements], see `Reduced.buffers`. When this returns, nothing more is needed
-        from the others. The gradient stays this object's: `release` it.
+        `buffers`: [this member's shards, elements], see `Reduced.buffers`. `notes`: a 64-bit number for each of its
+        shards; none: zeros. When this returns, nothing more is needed from the others. The gradient stays this
+        object's: `release` it.
         """
         own = self._bounds[self._rank + 1] - self._bounds[self._rank]
         if len(self._shard_losses) != own:
@@ -119,8 +122,17 @@ class ExactStep:
             self._spare += sums.values()
         losses = torch.stack([loss.double() for loss in self._shard_losses]).cpu()
         self._stack, self._shard_losses = [], []
-        squares, rows = self._share(squares, torch.cat([losses[:, None], buffers], dim=1))
-        return Reduced(gradient, _root(squares), tuple((1, loss) for loss in rows[:, 0].tolist()), rows[:, 1:])
+        # Their bits travel as those of floats: nothing is computed with them on the way.
+        said = torch.tensor([_signed(n) for n in notes] or [0] * own, dtype=torch.int64).view(torch.float64)
+        squares, rows = self._share(squares, torch.cat([losses[:, None], said[:, None], buffers], dim=1))
+        heard = rows[:, 1].contiguous().view(torch.int64).tolist()
+        return Reduced(
+            gradient,
+            _root(squares),
+            losses=tuple((1, loss) for loss in rows[:, 0].tolist()),
+            notes=tuple(n % (1 << 64) for n in heard),
+            buffers=rows[:, 2:],
+        )
 
     def release(self, gradient: torch.Tensor) -> None:
         """The vector of a `Reduced` is not needed any more."""
@@ -217,6 +229,10 @@ def _write(part: torch.Tensor, gradient: torch.Tensor | None) -> None:
         part.zero_()
     else:
         part.copy_(gradient)
+
+
+def _signed(note: int) -> int:
+    return note - (1 << 64) if note >> 63 else note
 
 
 def _root(squares: torch.Tensor) -> float:

@@ -23,6 +23,7 @@ class ExactEngine(EngineBase):
     _buffers: ShardBuffers
     _step: ExactStep
     _losses: Losses = ()
+    _heard: tuple[int, ...] = ()
 
     @property
     def merges_shards(self) -> bool:
@@ -32,6 +33,10 @@ class ExactEngine(EngineBase):
     def step_losses(self) -> Losses:
         """(1, loss) of every virtual shard of the view in the last step, in order."""
         return self._losses
+
+    def step_notes(self) -> tuple[int, ...]:
+        """What all members noted in the last step, in the order of the virtual shards."""
+        return self._heard
 
     def micro_step(self, batch: Batch, share: float, *, last: bool) -> torch.Tensor:
         """Forward and backward of one virtual shard; returns the detached loss. Raises TaskError."""
@@ -51,7 +56,7 @@ class ExactEngine(EngineBase):
         """Reduce, clip, apply (collective). Returns the global gradient norm; if not finite nothing is applied."""
         begun = self._clock.mark()
         self._compare_notes()
-        reduced = self._step.reduce(self._buffers.rows())
+        reduced, self._noted = self._step.reduce(self._buffers.rows(), self._noted), ()
         self._clock.end_reduction(begun)
         begun = self._clock.mark()
         applied = math.isfinite(reduced.norm)
@@ -59,7 +64,7 @@ class ExactEngine(EngineBase):
             self._buffers.take(reduced.buffers)
             self._apply(reduced.gradient, reduced.clip(self._job.optimizer.clip_norm), lr)
         self._step.release(reduced.gradient)
-        self._losses = reduced.losses
+        self._losses, self._heard = reduced.losses, reduced.notes
         self._finish(applied=applied)
         self._clock.end_update(begun)
         return reduced.norm

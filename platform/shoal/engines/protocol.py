@@ -130,6 +130,15 @@ class Engine(Protocol):
         """
         ...
 
+    def note(self, numbers: Sequence[int]) -> None:
+        """Before `update`: a 64-bit number for each virtual shard of this member in this step. In `exact` numerics they
+        travel with the gradients; otherwise they are forgotten."""
+        ...
+
+    def step_notes(self) -> tuple[int, ...]:
+        """After `update`: what all members noted, in the order of the virtual shards. Empty where `step_losses` is."""
+        ...
+
     @property
     def sample_losses(self) -> torch.Tensor | None:
         """Loss of each sample of the last `micro_step`, [samples], on the device. Only of a mixture whose task defines

@@ -230,10 +230,11 @@ class Tally:
 
     def _commit(self, step: int, said: Sequence[StepReport]) -> Commit:
         # Rank order is shard order, so the loss is summed in the same order on any number of workers.
-        of_all = next((r.losses for r in said if r.whole), None)
-        parts = of_all if of_all is not None else tuple(part for r in said for part in r.losses)
+        of_all = next((r for r in said if r.whole), None)
+        parts = of_all.losses if of_all is not None else tuple(part for r in said for part in r.losses)
         covered = sum(n for n, _ in parts)
-        whole = len(said) == self.view.size and all(r.samples for r in said)
+        digests = [of_all.samples] if of_all is not None else [r.samples for r in said]
+        whole = (of_all is not None or len(said) == self.view.size) and all(digests)
         return Commit(
             step=step,
             view=self.view.number,
@@ -248,7 +249,7 @@ class Tally:
             communicate_s=_mean(r.communicate_s for r in said),
             update_s=_mean(r.update_s for r in said),
             covered=covered,
-            samples_digest=step_digest(r.samples for r in said) if whole else "",
+            samples_digest=step_digest(digests) if whole else "",
             sources=_by_source([r.sources for r in said if r.sources]),
         )
 

@@ -28,11 +28,12 @@ class StepReport:
     snapshot_s: float = 0.0
     """What training waited for the snapshot after this step; 0 if there was none."""
     samples: str = ""
-    """Digest of the bytes of the samples that this member used, 16 hex digits per virtual shard, in shard order."""
+    """Digest of the bytes of the samples that this member used, 16 hex digits per virtual shard, in shard order; of all
+    members' samples where `whole`."""
     sources: tuple[tuple[int, float], ...] = ()
     """Of a mixture, source by source: (samples that this member had of it, sum of their losses)."""
     whole: bool = False
-    """True: `losses` are those of all virtual shards, not only of this member's."""
+    """True: `losses` and `samples` are those of all virtual shards, not only of this member's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def inputs_and_targets(batch: Batch, context: int) -> tuple[Tensor, Tensor]:
             f"a batch of {COLUMN} has shape {list(tokens.shape)}, but a model with context={context} needs "
             f"[samples, {context + 1}]: the context and the token after it; {_mend(tokens.shape[-1])}"
         )
-    seen = batch.get(INPUTS, tokens)
+    seen = tokens if batch.get(INPUTS) is None else batch[INPUTS]
     return seen[:, :-1].long(), tokens[:, 1:].long()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from shoal.data.mixture import Mixture
+from shoal.digests import shown, split
 from shoal.engines.micro_batches import plan
 from shoal.engines.protocol import Engine
 from shoal.engines.randomness import seed_shard
@@ -111,8 +112,10 @@ class Loop:
         rate = learning_rate(job.optimizer.lr, job.schedule, lease.step, self.ends.total_steps)
         losses, each = self._accumulate(work)
         self._at("update")
+        engine.note(split(work.digests))
         norm = engine.update(rate)
         whole = engine.step_losses()
+        digests = shown(engine.step_notes()) if whole else work.digests
         mine = zip((n for n, _ in losses), torch.stack([x for _, x in losses]).tolist(), strict=True)
         said = list(whole or mine)
         if not math.isfinite(norm):
@@ -128,7 +131,7 @@ class Loop:
             compute_s=times.compute_s,
             communicate_s=times.communicate_s,
             update_s=times.update_s,
-            samples=work.digests,
+            samples=digests,
             sources=self._by_source(lease, each),
             whole=bool(whole),
         )

@@ -21,7 +21,7 @@ from shoal.tasks.base import Task
 from tests.cluster.engines.test_views import count_things
 from tests.support import engine_tasks as tasks
 from tests.support.engine_jobs import ENGINES, difference, digest_of, make_job, state_of
-from tests.support.engine_runs import TOTAL, Outcome, plain, reader, rows, run_step, train
+from tests.support.engine_runs import TOTAL, Outcome, note_of, plain, reader, rows, run_step, train
 from tests.support.process_pool import ProcessPool, RemoteFailure
 
 pytestmark = pytest.mark.cluster
@@ -53,6 +53,8 @@ def one_digest(pool: ProcessPool, jobs: Sequence[Job], sizes: Sequence[int], ste
             assert all(o.losses == outcomes[0].losses and o.norms == outcomes[0].norms for o in outcomes)
             said = [(len(step), {n for n, _ in step}) for step in outcomes[0].losses]
             assert said == [(job.batch.virtual_shards, {1})] * steps
+            notes = [tuple(note_of(s + 1, i) for i in range(job.batch.virtual_shards)) for s in range(steps)]
+            assert all(o.notes == notes for o in outcomes), "64 bits of each shard reach everybody"
             seen.add((digest_of(state_of(outcomes)), tuple(outcomes[0].norms), tuple(outcomes[0].losses)))
     assert len(seen) == 1
     return outcomes

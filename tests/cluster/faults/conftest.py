@@ -14,7 +14,7 @@ from shoal.coordinator.status import Outcome
 from shoal.state.digest import state_digest
 from shoal.state.reader import CheckpointReader
 from tests.support.faults import Fault, Faulty
-from tests.support.runs import Listener, digits, ledger, losses, run
+from tests.support.runs import Listener, commits, digits, ledger, losses, run
 
 ENGINES = ("replicated", "zero1", "zero2", "zero3")
 STEPS = 60
@@ -69,6 +69,7 @@ def train(runs: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Train:
         unseen = [f for f in faults if not f.mark(str(tmp_path)).exists()]
         assert not unseen, f"never happened: {unseen}"
         assert outcome.checkpoint is not None
+        assert all(c.get("samples_digest") for c in commits(outcome)), "also of what a lost member had no time to tell"
         return Result(outcome, heard, losses(outcome), state_digest(CheckpointReader(outcome.checkpoint)))
 
     return go

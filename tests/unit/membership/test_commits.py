@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shoal.digests import step_digest
 from shoal.membership.commits import Commit, Tally
 from shoal.membership.leasing import LastDue
 from shoal.membership.messages import (
@@ -117,7 +118,7 @@ def test_the_loss_is_the_mean_over_virtual_shards_and_the_slowest_member_times_t
 
 
 def test_one_word_of_all_losses_is_enough() -> None:
-    of_all = replace(report(1, ((1, 4.0), (1, 2.0))), whole=True)
+    of_all = replace(report(1, ((1, 4.0), (1, 2.0))), whole=True, samples="ab" * 16)
     tally = Tally(VIEW, first_step=1, batch_size=8)
     tally.add(Reports("a", 1, steps=(of_all,)))
     (commit,) = tally.add(Reports("b", 1, steps=(of_all,))).commits
@@ -125,6 +126,7 @@ def test_one_word_of_all_losses_is_enough() -> None:
     broken = Tally(VIEW, first_step=1, batch_size=8)
     (settled,) = broken.settle([ViewEnd("b", 1, 1, reports=Reports("b", 1, steps=(of_all,)))], 1).commits
     assert (settled.loss, settled.covered) == (3.0, 2)
+    assert commit.samples_digest == settled.samples_digest == step_digest(["ab" * 8, "ab" * 8])
 
 
 def test_the_samples_digest_is_that_of_all_parts_in_shard_order_or_none() -> None:
