@@ -151,6 +151,11 @@ sys.exit(serve_ui(Path(sys.argv[1]), port=int(sys.argv[2]), say=lambda text: pri
 """
 
 
+def hear_signals() -> None:
+    """Whoever runs the tests in the background of a shell has SIGINT ignored, and so would their children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_the_ui_comes_up_and_ends_with_all_its_processes(tmp_path: Path, sign: signal.Signals) -> None:
     import psutil
@@ -161,7 +166,7 @@ def test_the_ui_comes_up_and_ends_with_all_its_processes(tmp_path: Path, sign: s
     assert recorder.close(60) == 0
     port = free_port("127.0.0.1", 15000 + os.getpid() % 20000)
     command = [sys.executable, "-c", SERVE, str(tmp_path), str(port)]
-    ui = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    ui = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=hear_signals)
     try:
         assert ui.stdout is not None
         lines = [ui.stdout.readline() for _ in range(3)]
