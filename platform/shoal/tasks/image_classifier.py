@@ -82,11 +82,17 @@ class ImageClassifier(Task):
         )
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self._cross_entropy(model, batch, "mean")
+
+    def sample_losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self._cross_entropy(model, batch, "none")
+
+    def _cross_entropy(self, model: nn.Module, batch: Batch, reduction: str) -> Tensor:
         from torch.nn import functional
 
         logits, labels = self._logits(model, batch), self._labels(batch)
         try:
-            return functional.cross_entropy(logits, labels)
+            return functional.cross_entropy(logits, labels, reduction=reduction)
         except IndexError as error:
             raise TaskError(
                 f"the data holds a label outside 0 to {self.classes - 1} ({error}); set task.classes to the data's"

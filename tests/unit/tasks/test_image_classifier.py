@@ -62,3 +62,12 @@ def test_its_configuration_builds_it_again() -> None:
     said = task.config(task.build())
     assert ImageClassifier(**{f.name: said[f.name] for f in fields(task)}) == task
     assert replace(task, dropout=0.1).per_sample is False
+
+
+def test_each_samples_loss_has_the_loss_as_its_mean() -> None:
+    task = ImageClassifier(network="mlp")
+    model = task.build()
+    batch = {"image": torch.randn(6, 1, 8, 8), "label": torch.arange(6)}
+    each = task.sample_losses(model, batch)
+    assert each.shape == (6,)
+    torch.testing.assert_close(each.mean(), task.loss(model, batch))
