@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from shoal.errors import ConfigError, TaskError
+from shoal.errors import ConfigError
 from shoal.job.checks import at_least, choice, nearest, positive
 from shoal.tasks import tokens
-from shoal.tasks.base import Batch, Task
+from shoal.tasks.next_token import NextToken, Vocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class HuggingFaceLM(Task):
+class HuggingFaceLM(NextToken):
     """Predict the next token with a fresh `transformers` model. Column `tokens`: blocks of context + 1 tokens.
 
     `HuggingFaceLM({"model_type": "gpt2", "n_embd": 64, "vocab_size": 256})`, or with a configuration object:
@@ -52,14 +51,6 @@ class HuggingFaceLM(Task):
         choice("task.borders", self.borders, tokens.BORDERS)
         if self.bytes_per_token is not None:
             positive("task.bytes_per_token", self.bytes_per_token)
-
-    @property
-    def columns(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (tokens.COLUMN, tokens.SEGMENTS) if self.borders == "keep" else (tokens.COLUMN,)
-
-    @property
-    def tokens_per_sample(self) -> int:  # type: ignore[override]
-        return self.context
 
     def check_data(self, columns: Mapping[str, tuple[int | None, ...]], about: Mapping[str, Any]) -> None:
         # Without vocab_size only transformers knows the size; loss() reports a token beyond it.
@@ -108,43 +99,11 @@ class HuggingFaceLM(Task):
             )
         return AutoConfig.for_model(kind, **values)
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean over the samples; with `borders=keep`, of each sample's mean over the targets that count."""
-        if self.borders == "keep":
-            return self.sample_losses(model, batch).mean()
-        inputs, targets = tokens.inputs_and_targets(batch, self.context)
-        with self._known_tokens():
-            return tokens.cross_entropy(_logits(model, inputs, None), targets)
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.model.get("vocab_size"), "the model's vocabulary", "task.model.vocab_size")
 
-    def sample_losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Each sample's mean over its targets that count, in nats: [n]."""
-        return tokens.sample_means(*self._nats(model, batch))
-
-    def evaluate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        if self.borders == "keep":
-            return tokens.metrics(*self._nats(model, batch))
-        return super().evaluate(model, batch)
-
-    def _nats(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        inputs, targets = tokens.inputs_and_targets(batch, self.context)
-        segments = tokens.segments(batch) if self.borders == "keep" else None
-        with self._known_tokens():
-            logits = _logits(model, inputs, None if segments is None else segments[:, :-1])
-            return tokens.nats(logits, targets, segments)
-
-    @contextmanager
-    def _known_tokens(self) -> Iterator[None]:
-        try:
-            yield
-        except IndexError as error:
-            raise TaskError(
-                f"the data holds a token outside the model's vocabulary ({error}); set task.model.vocab_size to the "
-                f"tokenizer's"
-            ) from error
-
-    def summarize(self, means: dict[str, float]) -> dict[str, float]:
-        byte_level = self.bytes_per_token is None and self.model.get("vocab_size") == tokens.BYTES
-        return tokens.summarize(means, 1.0 if byte_level else self.bytes_per_token)
+    def _logits(self, model: nn.Module, inputs: Tensor, segments: Tensor | None) -> Tensor:
+        return _logits(model, inputs, segments)
 
 
 def _logits(model: Any, inputs: Tensor, segments: Tensor | None) -> Tensor:

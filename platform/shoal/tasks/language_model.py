@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from shoal.errors import ConfigError, TaskError
+from shoal.errors import ConfigError
 from shoal.job.checks import at_least, choice, fraction, positive
 from shoal.tasks import tokens
-from shoal.tasks.base import Batch, Task
+from shoal.tasks.next_token import NextToken, Vocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageModel(Task):
+class LanguageModel(NextToken):
     """Predict the next token with a `shoal.tasks.gpt.GPT`. Column `tokens`: blocks of context + 1 tokens.
 
     The exported model is a Llama to `transformers`.
@@ -61,16 +60,8 @@ class LanguageModel(Task):
             )
 
     @property
-    def columns(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (tokens.COLUMN, tokens.SEGMENTS) if self.borders == "keep" else (tokens.COLUMN,)
-
-    @property
     def per_sample(self) -> bool:  # type: ignore[override]
         return self.dropout == 0
-
-    @property
-    def tokens_per_sample(self) -> int:  # type: ignore[override]
-        return self.context
 
     def check_data(self, columns: Mapping[str, tuple[int | None, ...]], about: Mapping[str, Any]) -> None:
         tokens.check_blocks(columns, about, context=self.context, vocabulary=self.vocabulary)
@@ -97,43 +88,11 @@ class LanguageModel(Task):
 
         return GPT(self.shape())
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean over the samples; with `borders=keep`, of each sample's mean over the targets that count."""
-        if self.borders == "keep":
-            return self.sample_losses(model, batch).mean()
-        inputs, targets = tokens.inputs_and_targets(batch, self.context)
-        with self._known_tokens():
-            return tokens.cross_entropy(model(inputs), targets)
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.vocabulary, f"task.vocabulary={self.vocabulary}", "task.vocabulary")
 
-    def sample_losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Each sample's mean over its targets that count, in nats: [n]."""
-        return tokens.sample_means(*self._nats(model, batch))
-
-    def evaluate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        if self.borders == "keep":
-            return tokens.metrics(*self._nats(model, batch))
-        return super().evaluate(model, batch)
-
-    def _nats(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        inputs, targets = tokens.inputs_and_targets(batch, self.context)
-        segments = tokens.segments(batch) if self.borders == "keep" else None
-        with self._known_tokens():
-            logits = model(inputs) if segments is None else model(inputs, segments[:, :-1])
-            return tokens.nats(logits, targets, segments)
-
-    @contextmanager
-    def _known_tokens(self) -> Iterator[None]:
-        try:
-            yield
-        except IndexError as error:
-            raise TaskError(
-                f"the data holds a token outside task.vocabulary={self.vocabulary} ({error}); set task.vocabulary "
-                f"to the tokenizer's"
-            ) from error
-
-    def summarize(self, means: dict[str, float]) -> dict[str, float]:
-        byte_level = self.bytes_per_token is None and self.vocabulary == tokens.BYTES
-        return tokens.summarize(means, 1.0 if byte_level else self.bytes_per_token)
+    def _logits(self, model: nn.Module, inputs: Tensor, segments: Tensor | None) -> Tensor:
+        return model(inputs) if segments is None else model(inputs, segments)
 
     def config(self, model: nn.Module) -> dict[str, Any]:
         """A Llama configuration: `transformers.AutoModelForCausalLM.from_pretrained` loads the exported folder."""
