@@ -98,7 +98,7 @@ class Reading:
                     continue
                 counts = [high - low for low, high in mixture.ranges(at, at + size)]
                 parts = [take.send(n) if n else None for take, n in zip(takes, counts, strict=True)]
-                yield mixed(mixture.locate(at, at + size)[0], parts)
+                yield mixed(mixture.sources(at, at + size), parts)
 
 
 def _take(catalog: Catalog, order: Order, start: int, stop: int) -> Generator[Samples, int, None]:

@@ -97,10 +97,8 @@ def _data(folder: RunFolder, chain: Chain, total_steps: int | None) -> tuple[Job
             f"{train.uri} is not what the run was trained on: it has {train.samples} samples (digest "
             f"{train.digest[:12]}), then it had {chain.epoch_samples} (digest {then[:12]}); bring the old data back"
         )
-    size = job.batch.size
-    total = (total_steps or job.budget.total_steps(size, train.samples)) * size
-    mixture = train.mixture(job.data, seed=job.seed, block=size, total=total)
-    return job, Reading(train.catalogs, train.orders(job.data, mixture, seed=job.seed, total=total), mixture)
+    mixture, orders = train.ordered(job, total_steps or job.budget.total_steps(job.batch.size, train.samples))
+    return job, Reading(train.catalogs, orders, mixture)
 
 
 def _epochs(chain: Chain, reading: Reading, within: tuple[int, int]) -> Iterator[tuple[Order, range]]:

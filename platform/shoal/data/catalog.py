@@ -73,9 +73,9 @@ class Catalog:
     def column_names(self) -> tuple[str, ...]:
         return tuple(c.name for c in self.columns)
 
-    def order(self, *, seed: int, shuffle: bool = True, window: int = 8192) -> Order:
-        """The order of this data set's samples."""
-        return Order(group_rows=tuple(g.rows for g in self.groups), seed=seed, shuffle=shuffle, window=window)
+    def order(self, *, seed: int, **options: Any) -> Order:
+        """The order of this data set's samples; `options` are further fields of `Order`."""
+        return Order(group_rows=tuple(g.rows for g in self.groups), seed=seed, **options)
 
 
 @dataclass(frozen=True, slots=True)

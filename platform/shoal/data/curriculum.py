@@ -13,11 +13,9 @@ from dataclasses import dataclass, field
 from math import ceil
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from shoal.data.catalog import Catalog, Group
-from shoal.data.columns import to_numpy
+from shoal.data.catalog import Catalog, Group, read_footer
+from shoal.data.pipeline import GroupReader, part_of
 from shoal.errors import DataError
 from shoal.job.sampling import Curriculum
 
@@ -60,8 +58,10 @@ def ranked(catalog: Catalog, spec: Curriculum, total: int, threads: int) -> Rank
 
     Reads one column of the whole data set, on `threads` threads. Raises DataError.
     """
+    column = spec.of or catalog.column_names[0] if spec.difficulty in COMPUTED else spec.difficulty
     with ThreadPoolExecutor(max(1, threads), thread_name_prefix="shoal-difficulty") as pool:
-        found = list(pool.map(lambda g: _difficulty(catalog, spec, g), catalog.groups))
+        list(pool.map(lambda file: _check_column(catalog, column, file), catalog.files))
+        found = list(pool.map(lambda group: _difficulty(catalog, spec, column, group), catalog.groups))
     everything = np.concatenate(found)
     places = np.empty(len(everything), np.int64)
     places[np.argsort(-everything if spec.hardest_first else everything, kind="stable")] = np.arange(len(everything))
@@ -69,23 +69,20 @@ def ranked(catalog: Catalog, spec: Curriculum, total: int, threads: int) -> Rank
     return Ranked(spec, tuple(np.split(places, edges)), total)
 
 
-def _difficulty(catalog: Catalog, spec: Curriculum, group: Group) -> np.ndarray:
+def _check_column(catalog: Catalog, column: str, file: str) -> None:
+    names = read_footer(catalog.filesystem, file).schema.names
+    if column not in names:
+        raise DataError(
+            f"{file} has no column {column!r}, which data.curriculum asks for; it has {', '.join(names)}, and "
+            f"{' and '.join(COMPUTED)} are computed"
+        )
+
+
+def _difficulty(catalog: Catalog, spec: Curriculum, column: str, group: Group) -> np.ndarray:
     """float64 [rows] of one row group."""
-    column = spec.of or catalog.column_names[0] if spec.difficulty in COMPUTED else spec.difficulty
-    path = catalog.files[group.file]
-    where = f"{path}, row group {group.row_group}: column {column!r}"
-    try:
-        with catalog.filesystem.open_input_file(path) as file:
-            parquet = pq.ParquetFile(file)
-            if column not in parquet.schema_arrow.names:
-                raise DataError(
-                    f"{path} has no column {column!r}, which data.curriculum asks for; it has "
-                    f"{', '.join(parquet.schema_arrow.names)}, and {' and '.join(COMPUTED)} are computed"
-                )
-            table = parquet.read_row_group(group.row_group, columns=[column], use_threads=False)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{where} cannot be read for data.curriculum ({error}); check the file") from None
-    values = to_numpy(column, table.column(column))
+    part = part_of(catalog, group)
+    where = f"{part.file}, row group {part.row_group}: column {column!r}"
+    values = GroupReader(catalog.filesystem, [column]).read(part)[column]
     if spec.difficulty == "length":
         return _lengths(values.reshape(len(values), -1))
     if spec.difficulty == "compressibility":

@@ -11,21 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shoal.data.order import derive, permutation
+from shoal.data.order import derive, derive_each, permutation
 
 _SAMPLES, _PAIRS = 0x6175676D656E74, 0x7061697273  # "augment", "pairs": apart from the keys of orders, and each other
-_GAMMA = np.uint64(0x9E3779B97F4A7C15)
-_MIX = tuple((np.uint64(s), np.uint64(f)) for s, f in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)))
-
-
-def derive_each(keys: np.ndarray | int, parts: np.ndarray) -> np.ndarray:
-    """`derive(*before, part)` as uint64 for each of `parts` (int64, of any shape); `keys` is `derive(*before)`, one for
-    all or one for each, and broadcasts."""
-    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is meant
-        x = np.asarray(keys, dtype=np.uint64) + _GAMMA + np.asarray(parts).astype(np.uint64)
-        for shift, factor in _MIX:
-            x = (x ^ (x >> shift)) * factor
-        return x ^ (x >> np.uint64(31))
 
 
 @dataclass(frozen=True, slots=True)

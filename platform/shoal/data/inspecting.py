@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 from shoal.data.catalog import MANIFEST, Catalog, open_uri, prepared_split, read_catalog, read_footer, read_manifest
 from shoal.data.columns import describe
 from shoal.data.locating import Place
-from shoal.data.pipeline import GroupReader, Part
+from shoal.data.pipeline import GroupReader, part_of
 from shoal.data.sources import BUILTIN, resolve
 from shoal.job.spec import Data
 
@@ -122,8 +122,9 @@ def _read(catalog: Catalog, indices: Sequence[int]) -> Iterator[Sample]:
     for index in indices:
         g = int(np.searchsorted(ends, index, side="right"))
         group = catalog.groups[g]
-        file = catalog.files[group.file]
         if g != at:
-            at, columns = g, reader.read(Part(file, group.row_group, group.rows, catalog.file_bytes[group.file]))
+            at, columns = g, reader.read(part_of(catalog, group))
         row = index - int(ends[g] - group.rows)
-        yield Sample(index, Place(file, group.row_group, row), {name: c[row] for name, c in columns.items()})
+        yield Sample(
+            index, Place(catalog.files[group.file], group.row_group, row), {name: c[row] for name, c in columns.items()}
+        )

@@ -43,8 +43,7 @@ def locate_step(job: Job, train: TrainingData, step: int, total_steps: int) -> l
     """
     size = job.batch.size
     start, stop = (step - 1) * size, step * size
-    mixture = train.mixture(job.data, seed=job.seed, block=size, total=total_steps * size)
-    orders = train.orders(job.data, mixture, seed=job.seed, total=total_steps * size)
+    mixture, orders = train.ordered(job, total_steps)
     if mixture is None:
         places = locate(train.catalogs[0], orders[0], start, stop)
         return [
@@ -55,7 +54,7 @@ def locate_step(job: Job, train: TrainingData, step: int, total_steps: int) -> l
         for catalog, order, span in zip(train.catalogs, orders, mixture.ranges(start, stop), strict=True)
     ]
     found = []
-    for position, source in zip(range(start, stop), mixture.locate(start, stop)[0].tolist(), strict=True):
+    for position, source in zip(range(start, stop), mixture.sources(start, stop).tolist(), strict=True):
         epoch, place = next(streams[source])  # each source's own samples come in its own order, without a gap
         found.append(Located(position, train.names[source], epoch + 1, place))
     return found

@@ -49,20 +49,18 @@ class Mixture:
     def locate(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Of positions [start, stop): the source of each (int32 [n]) and its position in that source's own endless
         stream (int64 [n]). Positions of one source follow each other without a gap."""
-        sources, places = [], []
-        for block in range(start // self.block, -(-stop // self.block)):
-            of = self._sources_of(block)
-            begins = self.before(block)
-            place = np.empty(self.block, np.int64)
-            for source, begin in enumerate(begins.tolist()):
-                mine = of == source
-                place[mine] = begin + np.arange(int(mine.sum()))
-            low, high = max(start - block * self.block, 0), min(stop - block * self.block, self.block)
-            sources.append(of[low:high])
-            places.append(place[low:high])
-        if not sources:
-            return np.empty(0, np.int32), np.empty(0, np.int64)
-        return np.concatenate(sources), np.concatenate(places)
+        sources = self.sources(start, stop)
+        places = np.empty(len(sources), np.int64)
+        for source, (first, end) in enumerate(self.ranges(start, stop)):
+            places[sources == source] = np.arange(first, end)
+        return sources, places
+
+    def sources(self, start: int, stop: int) -> np.ndarray:
+        """The source of each of positions [start, stop), int32 [n]: all that is needed to put parts together."""
+        first = start // self.block
+        blocks = [self._sources_of(block) for block in range(first, -(-stop // self.block))]
+        found = np.concatenate([np.empty(0, np.int32), *blocks])
+        return found[start - first * self.block : stop - first * self.block]
 
     def ranges(self, start: int, stop: int) -> list[tuple[int, int]]:
         """For each source, the range of its own positions that positions [start, stop) use."""

@@ -50,12 +50,23 @@ def draws(key: int, n: int) -> np.ndarray:
     return ((_hashes(key, n) >> np.uint64(32)) * np.uint64(n) >> np.uint64(32)).astype(np.int64)
 
 
-def _hashes(key: int, n: int) -> np.ndarray:
+def derive_each(keys: np.ndarray | int, parts: np.ndarray) -> np.ndarray:
+    """`derive(*before, part)` as uint64 for each of `parts` (int64, of any shape); `keys` is `derive(*before)`, one for
+    all or one for each, and broadcasts."""
     with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is meant
-        x = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(_GAMMA) + np.uint64(key)
-        for shift, factor in _MIX:
-            x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
-        return x ^ (x >> np.uint64(31))
+        return _mixed_each(np.asarray(keys, dtype=np.uint64) + np.uint64(_GAMMA) + np.asarray(parts).astype(np.uint64))
+
+
+def _hashes(key: int, n: int) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return _mixed_each(np.arange(1, n + 1, dtype=np.uint64) * np.uint64(_GAMMA) + np.uint64(key))
+
+
+def _mixed_each(x: np.ndarray) -> np.ndarray:
+    """`_mixed` of each, uint64; products wrap around."""
+    for shift, factor in _MIX:
+        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
+    return x ^ (x >> np.uint64(31))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from shoal import ray_compat
-from shoal.data.catalog import Catalog
+from shoal.data.catalog import Catalog, Group
 from shoal.data.columns import to_arrow, to_numpy
 from shoal.data.order import Order, Window
 from shoal.errors import DataError
@@ -52,6 +52,11 @@ class Part:
     rows: int
     file_bytes: int
     """Size that the file must have."""
+
+
+def part_of(catalog: Catalog, group: Group) -> Part:
+    """What is to be read of `group`, one of `catalog`'s."""
+    return Part(catalog.files[group.file], group.row_group, group.rows, catalog.file_bytes[group.file])
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +106,7 @@ def plans(
     """
     task: list[WindowPlan] = []
     for window in order.windows(start, stop):
-        parts = tuple(
-            Part(catalog.files[g.file], g.row_group, g.rows, catalog.file_bytes[g.file])
-            for g in (catalog.groups[i] for i in window.groups)
-        )
+        parts = tuple(part_of(catalog, catalog.groups[i]) for i in window.groups)
         picked = () if window.limit is None else tuple(order.rows(window, i) for i in window.groups)
         task.append(WindowPlan(window, parts, picked))
         if (window.stop - task[0].window.start) * catalog.sample_bytes >= task_bytes:

@@ -121,8 +121,7 @@ class MixedReader:
                 for (i, _), part in zip(wanted, found, strict=True):
                     parts[i][source] = part
         return [
-            mixed(self._mixture.locate(start, stop)[0], found)
-            for (start, stop), found in zip(ranges, parts, strict=True)
+            mixed(self._mixture.sources(start, stop), found) for (start, stop), found in zip(ranges, parts, strict=True)
         ]
 
 

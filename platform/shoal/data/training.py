@@ -14,7 +14,7 @@ from shoal.data.curriculum import ranked
 from shoal.data.mixture import Mixture, by_size
 from shoal.data.order import Order, derive
 from shoal.errors import DataError
-from shoal.job.spec import Data
+from shoal.job.spec import Data, Job
 
 _SOURCE = 5  # what a key is for
 
@@ -84,13 +84,18 @@ class TrainingData:
             weights = by_size(weights, [c.samples for c in self.catalogs], data.temperature)
         return Mixture(weights=weights, block=block, total=total, seed=seed)
 
+    def ordered(self, job: Job, total_steps: int) -> tuple[Mixture | None, tuple[Order, ...]]:
+        """The mixture and each source's own order in a run of `job` over `total_steps` steps."""
+        size = job.batch.size
+        mixture = self.mixture(job.data, seed=job.seed, block=size, total=total_steps * size)
+        return mixture, self.orders(job.data, mixture, seed=job.seed, total=total_steps * size)
+
     def orders(self, data: Data, mixture: Mixture | None, *, seed: int, total: int) -> tuple[Order, ...]:
         """Each source's own order. With a curriculum this reads one column of all the data."""
         totals = [total] if mixture is None else mixture.used(total)
         seeds = [seed] if mixture is None else [derive(seed, _SOURCE, i) for i in range(len(totals))]
         return tuple(
-            Order(
-                group_rows=tuple(g.rows for g in catalog.groups),
+            catalog.order(
                 seed=own,
                 shuffle=data.shuffle,
                 window=data.window,

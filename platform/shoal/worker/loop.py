@@ -167,7 +167,7 @@ class Loop:
         """(samples, sum of their losses) of each source of a mixture."""
         if self.mixture is None or not each:
             return ()
-        sources, values = self.mixture.locate(lease.start, lease.stop)[0], torch.cat(each).double().cpu().numpy()
+        sources, values = self.mixture.sources(lease.start, lease.stop), torch.cat(each).double().cpu().numpy()
         kinds = len(self.mixture.weights)
         counts, sums = np.bincount(sources, minlength=kinds), np.bincount(sources, values, minlength=kinds)
         return tuple(zip(counts.tolist(), sums.tolist(), strict=True))

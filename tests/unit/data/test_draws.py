@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from shoal.data.draws import Draws, derive_each
-from shoal.data.order import derive
+from shoal.data.draws import Draws
+from shoal.data.order import derive, derive_each
 
 pytestmark = pytest.mark.unit
 
