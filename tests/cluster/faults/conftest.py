@@ -80,12 +80,17 @@ def manifest(runs: Path, name: str, step: int) -> str:
     return str(runs / name / "checkpoints" / f"step-{step:08d}" / "manifest.json")
 
 
-_UNDISTURBED: dict[str, Result] = {}
+_UNDISTURBED: dict[int, Result] = {}
+
+
+def alone(train: Train, steps: int) -> Result:
+    """`steps` steps of the job with one worker and no faults. In `exact` numerics the engine does not matter."""
+    if steps not in _UNDISTURBED:
+        one = shoal.Workers(min=1, max=1)
+        _UNDISTURBED[steps] = train("replicated", workers=one, budget=shoal.Budget(steps=steps))
+    return _UNDISTURBED[steps]
 
 
 @pytest.fixture
 def undisturbed(train: Train) -> Result:
-    """The job with one worker and no faults. In `exact` numerics the engine does not matter."""
-    if not _UNDISTURBED:
-        _UNDISTURBED["it"] = train("replicated", workers=shoal.Workers(min=1, max=1))
-    return _UNDISTURBED["it"]
+    return alone(train, STEPS)

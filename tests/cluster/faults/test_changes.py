@@ -10,23 +10,18 @@ import pytest
 import ray
 
 import shoal
-from tests.cluster.faults.conftest import Result, Train
+from tests.cluster.faults.conftest import Result, Train, alone
 from tests.support.conductor import Conductor, members, until
 
 pytestmark = pytest.mark.cluster
 
-LONG = shoal.Budget(steps=1500)
+LONG = 1500
 """So long that the run still goes when a newcomer is ready."""
-
-
-_LONG: dict[str, Result] = {}
 
 
 @pytest.fixture
 def undisturbed(train: Train) -> Result:
-    if not _LONG:
-        _LONG["it"] = train("replicated", workers=shoal.Workers(min=1, max=1), budget=LONG)
-    return _LONG["it"]
+    return alone(train, LONG)
 
 
 @pytest.mark.parametrize("engine", ["replicated", "zero1", "zero3"])
@@ -39,7 +34,7 @@ def test_scaled_up_and_down_in_a_live_run(train: Train, undisturbed: Result, eng
 
     conductor = Conductor(act)
     workers = shoal.Workers(min=2, max=2)
-    result = train(engine, listener=conductor, workers=workers, budget=shoal.Budget(steps=LONG.steps))
+    result = train(engine, listener=conductor, workers=workers, budget=shoal.Budget(steps=LONG))
     assert conductor.error is None, conductor.error
     assert (result.losses, result.state) == (undisturbed.losses, undisturbed.state)
     changes = result.entries("change")
@@ -55,7 +50,7 @@ def test_a_killed_coordinator_finds_its_run_again(train: Train, undisturbed: Res
         os.kill(pid, signal.SIGKILL)
 
     conductor = Conductor(act)
-    result = train(engine, listener=conductor, workers=shoal.Workers(min=2, max=2), budget=LONG)
+    result = train(engine, listener=conductor, workers=shoal.Workers(min=2, max=2), budget=shoal.Budget(steps=LONG))
     assert conductor.error is None, conductor.error
     assert (result.losses, result.state) == (undisturbed.losses, undisturbed.state)
     assert len(result.entries("revived")) == 1

@@ -13,7 +13,7 @@ import pytest
 import ray
 
 import shoal
-from tests.cluster.faults.conftest import Result, Train
+from tests.cluster.faults.conftest import Result, Train, alone
 from tests.support.conductor import Conductor, members, until
 from tests.support.faults import Fault
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.cluster
 NODES, SLOTS = 2, 2
 QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
 MEMORY = 150 << 20
-LONG = shoal.Budget(steps=800)
+LONG = 800
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_a_drained_node_is_left_in_time(train: Train, long_undisturbed: Result, 
 
     conductor = Conductor(act)
     slow = [Fault("slow", rank, 1, "forward") for rank in (0, 1)]  # or the run would be over before anybody comes
-    result = train(engine, *slow, listener=conductor, workers=workers(1, 2), budget=LONG)
+    result = train(engine, *slow, listener=conductor, workers=workers(1, 2), budget=shoal.Budget(steps=LONG))
     assert conductor.error is None, conductor.error
     assert (result.losses, result.state) == (long_undisturbed.losses, long_undisturbed.state)
     assert not result.entries("loss"), "nobody was lost"
@@ -99,14 +99,9 @@ def test_a_drained_node_is_left_in_time(train: Train, long_undisturbed: Result, 
     assert drained[0] not in nodes_of(result.entries("view")[-1]).values()
 
 
-_LONG: dict[str, Result] = {}
-
-
 @pytest.fixture
 def long_undisturbed(train: Train) -> Result:
-    if not _LONG:
-        _LONG["it"] = train("replicated", workers=workers(1, 1), budget=LONG)
-    return _LONG["it"]
+    return alone(train, LONG)
 
 
 def drain(node: str) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 import shoal
-from tests.cluster.faults.conftest import Result, Train
+from tests.cluster.faults.conftest import Result, Train, alone
 from tests.support.faults import Fault
 
 pytestmark = pytest.mark.cluster
 
 FAULT = Fault("slow", 1, 10, "forward")
+LONG = 400
 
 
 def workers(stragglers: Any) -> shoal.Workers:
@@ -38,7 +39,7 @@ def test_it_is_reported(train: Train, undisturbed: Result) -> None:
 
 @pytest.mark.parametrize("engine", ["replicated", "zero2"])
 def test_it_gets_fewer_virtual_shards(train: Train, long_undisturbed: Result, engine: str) -> None:
-    result = train(engine, FAULT, workers=workers("rebalance"), budget=LONG)
+    result = train(engine, FAULT, workers=workers("rebalance"), budget=shoal.Budget(steps=LONG))
     assert (result.losses, result.state) == (long_undisturbed.losses, long_undisturbed.state)
     slow = blamed(result)
     last = result.entries("view")[-1]
@@ -50,19 +51,13 @@ def test_it_gets_fewer_virtual_shards(train: Train, long_undisturbed: Result, en
 
 @pytest.mark.parametrize("engine", ["replicated", "zero1"])
 def test_it_is_replaced(train: Train, long_undisturbed: Result, engine: str) -> None:
-    result = train(engine, FAULT, workers=workers("replace"), budget=LONG)
+    result = train(engine, FAULT, workers=workers("replace"), budget=shoal.Budget(steps=LONG))
     assert (result.losses, result.state) == (long_undisturbed.losses, long_undisturbed.state)
     slow = blamed(result)
     assert slow not in [m["id"] for m in result.entries("view")[-1]["members"]]
     assert all(c["steps_redone"] == 0 for c in result.entries("change"))
 
 
-LONG = shoal.Budget(steps=400)
-_LONG: dict[str, Result] = {}
-
-
 @pytest.fixture
 def long_undisturbed(train: Train) -> Result:
-    if not _LONG:
-        _LONG["it"] = train("replicated", workers=shoal.Workers(min=1, max=1), budget=LONG)
-    return _LONG["it"]
+    return alone(train, LONG)
