@@ -1,17 +1,19 @@
 """The feed against Ray's own `streaming_split`: rows and megabytes per second that reach the consumers.
 
 Same Parquet, same windows permuted in the same order, the same CPUs for reading, the same batches; arms interleaved.
-Three arms per number of consumers:
+Four arms per number of consumers:
 
 - feed: Shoal's. One pipeline, slices by position; knows nothing of the number of consumers.
 - split: `streaming_split(n, equal=True)` behind the very same window pipeline.
 - parquet: `streaming_split(n, equal=True)` behind `ray.data.read_parquet`, in file order: no shuffling at all, which is
   less work; shown as a ceiling.
+- pyarrow: one process that reads the files with plain `pyarrow`, in file order, and touches every batch itself, with no
+  shuffling, no second process and no object store: the limit of what one CPU can read.
 
 Rates count from the call that starts reading to the last batch of the last consumer, start-up included. The rate after
 the first batch stands apart; it flatters an arm that had read far ahead by then.
 
-    python benchmarks/feed.py [--n 5] [--consumers 1 2 4] [--megabytes 128] [--json out.json]
+    python benchmarks/feed.py [--n 5] [--consumers 1 2 4 8] [--megabytes 512] [--json out.json]
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 
 from benchmarks.common import interleave, machine, ratios, spread, write_result
@@ -38,6 +42,7 @@ from shoal.data.feed import FeedPlan, start_feed
 from shoal.data.order import permutation
 from shoal.data.pipeline import plans, window_source
 from shoal.data.reader import SliceReader
+from shoal.data.reserving import reserve
 from shoal.data.shards import ShardWriter
 from shoal.data.training import TrainingData
 from shoal.job.spec import Data
@@ -112,6 +117,13 @@ class Consumer:
             clock.count(touch({"tokens": tokens if tokens.flags.writeable else tokens.copy()}))
         return clock
 
+    def alone(self, files: list[str]) -> Clock:
+        clock = Clock()
+        for name in files:
+            for batch in pq.ParquetFile(name).iter_batches(BATCH, columns=["tokens"], use_threads=False):
+                clock.count(touch({"tokens": to_numpy("tokens", pa.chunked_array([batch.column("tokens")]))}))
+        return clock
+
 
 class Commits:
     """Releases what all consumers are done with, as the coordinator does."""
@@ -134,6 +146,7 @@ def through_feed(catalog: Catalog, consumers: list[Any]) -> Measured:
     data = Data(train=catalog.uri, window=WINDOW, ahead_mb=AHEAD_MB, cpus=1.0)
     begun = time.time()
     train = TrainingData.of(catalog)
+    reservation = reserve(data.cpus)
     feed = start_feed(
         FeedPlan(
             train=train,
@@ -144,6 +157,7 @@ def through_feed(catalog: Catalog, consumers: list[Any]) -> Measured:
             stop=catalog.samples,
             block=1,
             validation_samples=0,
+            reservation=reservation,
         )
     )
     size = len(consumers)
@@ -155,6 +169,12 @@ def through_feed(catalog: Catalog, consumers: list[Any]) -> Measured:
         ray.get(feed.close.remote())
         ray.kill(feed)
         ray.kill(commits)
+        reservation.give_back()
+
+
+def alone(catalog: Catalog, consumers: list[Any]) -> Measured:
+    begun = time.time()
+    return measured(begun, [ray.get(consumers[0].alone.remote(list(catalog.files)), timeout=WAIT_S)])
 
 
 def through_split(catalog: Catalog, consumers: list[Any], *, shuffled: bool) -> Measured:
@@ -211,6 +231,7 @@ def compare(catalog: Catalog, size: int, n: int) -> dict[str, list[Measured]]:
         "feed": partial(through_feed, catalog, consumers),
         "split": partial(through_split, catalog, consumers, shuffled=True),
         "parquet": partial(through_split, catalog, consumers, shuffled=False),
+        "pyarrow": partial(alone, catalog, consumers),
     }
     for arm in arms.values():
         arm()  # the first execution starts Ray Data's own helpers
@@ -249,7 +270,7 @@ def table(found: dict[int, dict[str, list[Measured]]], catalog: Catalog) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=5)
-    parser.add_argument("--consumers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--consumers", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--megabytes", type=int, default=512)
     parser.add_argument("--json", type=Path, help="also write every single measurement here")
     options = parser.parse_args()

@@ -7,7 +7,7 @@ import threading
 import time
 
 import ray
-from ray.util.placement_group import get_current_placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 
 from shoal.ray_compat import actor_id
 
@@ -16,20 +16,20 @@ PATIENCE = 3
 """Looks in a row that must find nobody: a look may fall into a moment in which the cluster's head is busy."""
 
 
-def end_with(actor: str, namespace: str) -> None:
-    """End this process, and give back its place, when the named actor is gone for good. Returns at once."""
-    threading.Thread(target=_watch, args=(actor, namespace), name="shoal-orphans", daemon=True).start()
+def end_with(actor: str, namespace: str, also: PlacementGroup | None = None) -> None:
+    """End this process, and give back its place and `also`, when the named actor is gone for good. Returns at once."""
+    threading.Thread(target=_watch, args=(actor, namespace, also), name="shoal-orphans", daemon=True).start()
 
 
-def _watch(actor: str, namespace: str) -> None:
+def _watch(actor: str, namespace: str, also: PlacementGroup | None) -> None:
     missed, first = 0, _identity(actor, namespace)
     while missed < PATIENCE:
         time.sleep(LOOK_EVERY_S)
         # Also finds one that is being restarted; another actor that took the name over has another identity.
         missed = 0 if _identity(actor, namespace) == first is not None else missed + 1
-    place = get_current_placement_group()
-    if place is not None:
-        remove_placement_group(place)  # takes this process with it
+    for place in (also, get_current_placement_group()):
+        if place is not None:
+            remove_placement_group(place)  # its own takes this process with it
     os._exit(0)
 
 

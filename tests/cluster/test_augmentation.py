@@ -16,6 +16,7 @@ from shoal.run_folder import RunFolder
 from shoal.state.digest import state_digest
 from shoal.state.reader import CheckpointReader
 from shoal.tasks import ImageClassifier
+from tests.support.faults import Fault, Faulty
 from tests.support.runs import Listener, digits, losses, run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
@@ -28,9 +29,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-def job(workers: int, *augment: Any) -> shoal.Job:
+def job(workers: int, *augment: Any, task: shoal.Task | None = None) -> shoal.Job:
     return digits(
-        ImageClassifier(features=16),
+        task or ImageClassifier(features=16),
         numerics="exact",
         data=shoal.Data(train="builtin:digits", cpus=0.5, augment=augment),
         budget=shoal.Budget(steps=20),
@@ -59,6 +60,18 @@ def test_one_worker_and_two_come_to_the_same_state_and_the_proofs_hold(runs: Pat
     again = verify(folder, VerifyOptions(workers=1), Listener())
     assert again.identical, again.lines()
     assert again.equal == 20
+
+
+def test_a_kill_changes_nothing_in_what_is_augmented(runs: Path, tmp_path: Path) -> None:
+    found, faults = [], (Fault("SIGKILL", 1, 8, "backward"),)
+    for workers, script in ((1, ()), (3, faults)):
+        outcome, _ = run(job(workers, *AUGMENT, task=Faulty(faults=script, folder=str(tmp_path))), runs)
+        assert outcome.status == "finished", outcome.error
+        assert outcome.checkpoint is not None
+        with CheckpointReader(outcome.checkpoint) as reader:
+            found.append((state_digest(reader), losses(outcome)))
+    assert faults[0].mark(str(tmp_path)).exists()
+    assert found[0] == found[1]
 
 
 def test_what_does_not_suit_the_data_is_refused_before_anything_starts(runs: Path) -> None:

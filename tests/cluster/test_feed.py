@@ -17,6 +17,7 @@ from shoal.data.catalog import Catalog, read_catalog
 from shoal.data.feed import FeedPlan, start_feed
 from shoal.data.order import Order
 from shoal.data.reader import SliceReader
+from shoal.data.reserving import find, reserve
 from shoal.data.training import TrainingData
 from shoal.errors import CapacityError, DataError
 from shoal.job.spec import Data
@@ -51,14 +52,16 @@ def start() -> Iterator[Callable[..., Any]]:
     def begin(train: Catalog, validation: Catalog | None = None, **options: Any) -> Any:
         data = Data(train=train.uri, **{k: options.pop(k) for k in ("window", "cpus", "ahead_mb") if k in options})
         values = {"seed": 3, "start": 0, "stop": 3 * train.samples, "validation_samples": 0, **options}
+        values["reservation"] = reserve(data.cpus)
         plan = FeedPlan(train=TrainingData.of(train), validation=validation, data=data, block=1, **values)
-        feeds.append(start_feed(plan))
-        return feeds[-1]
+        feeds.append((start_feed(plan), plan))
+        return feeds[-1][0]
 
     yield begin
-    for feed in feeds:
+    for feed, plan in feeds:
         ray.get(feed.close.remote(), timeout=DEADLINE_S)
         ray.kill(feed)
+        plan.reservation.give_back()
     until(lambda: ray.available_resources().get("CPU") == 3.0)
 
 
@@ -141,12 +144,27 @@ def test_workers_cannot_starve_reading_and_reading_takes_nothing_from_workers(
 
 def test_cpus_that_are_not_to_be_had(catalog: Catalog, start: Callable[..., Any]) -> None:
     with pytest.raises(CapacityError, match=r"data\.cpus=8 could not be reserved.*cluster has 3 CPUs.*Lower"):
-        start(catalog, cpus=8.0, timeout_s=0.5)
+        reserve(8.0, timeout_s=0.5)
     node = ray.get_runtime_context().get_node_id()
     feed = start(catalog, cpus=2.5, node_id=node)
     assert len(SliceReader(feed).read("train", [(0, 10)])[0]["id"]) == 10
     with pytest.raises(CapacityError, match="the node that holds the data has 3 CPUs, and"):
-        start(catalog, cpus=1.0, node_id=node, timeout_s=0.5)
+        reserve(1.0, node_id=node, timeout_s=0.5)
+
+
+def test_a_reservation_with_a_name_is_found_again_and_given_back() -> None:
+    assert find("kept", 1.5) is None
+    mine = reserve(1.5, name="kept")
+    found = find("kept", 1.5)
+    assert found is not None
+    assert (found.cpus, found.task_cpus) == (mine.cpus, mine.task_cpus) == (1.5, 0.75)
+    assert found.group is not None
+    assert mine.group is not None
+    assert found.group.id == mine.group.id
+    found.give_back()
+    mine.give_back()
+    until(lambda: ray.available_resources().get("CPU") == 3.0)
+    assert find("kept", 1.5) is None
 
 
 def test_blocks_are_held_to_the_limit_and_a_large_request_passes(catalog: Catalog, start: Callable[..., Any]) -> None:

@@ -118,14 +118,14 @@ class Coordinator:
         for task in background:
             task.add_done_callback(self._background_ended)
         try:
-            loading = asyncio.ensure_future(scene.summary.load())
+            await self._feeding.reserve()
             if self._revived:
-                await revive(scene, self._feeding, self._stage)
+                begin = revive(scene, self._feeding, self._stage)
             else:
-                await self._feeding.start(scene.durable.latest.step if scene.durable.latest else 0)
-            await loading
+                crew.want(scene.high)  # workers and feed start side by side
+                begin = self._feeding.start(scene.durable.latest.step if scene.durable.latest else 0)
+            await asyncio.gather(begin, scene.summary.load())
             self._ready = True
-            crew.want(scene.high)
             decision = await self._views()
         except ShoalError as error:
             cause, text = cause_of(error)

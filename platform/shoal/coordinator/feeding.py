@@ -11,6 +11,7 @@ import ray
 from shoal.coordinator.book import Book
 from shoal.coordinator.plan import RunPlan
 from shoal.data.feed import FeedPlan, feed_name, start_feed
+from shoal.data.reserving import Reservation, find, reserve
 
 RELEASE_EVERY_S = 1.0
 CLOSE_S = 10.0
@@ -18,17 +19,29 @@ ANSWER_S = 10.0
 
 
 class Feeding:
-    """One feed at a time."""
+    """One feed at a time, and for as long as the run lasts the CPUs that it reads on."""
 
     def __init__(self, plan: RunPlan, book: Book) -> None:
         self._plan, self._book = plan, book
         self._released = 0
         self._released_at = time.monotonic()
+        self._reserved: Reservation | None = None
         self.feed: Any = None
+
+    async def reserve(self) -> None:
+        """Have the CPUs: before any worker asks for some, so that it is never the workers that take them. An earlier
+        life of the coordinator may have reserved them already. Raises CapacityError."""
+        plan, cpus, name = self._plan, self._plan.job.data.cpus, f"{self._plan.name}-{self._plan.launch}-reading"
+        self._reserved = await asyncio.to_thread(find, name, cpus)
+        if self._reserved is None:
+            # Where the data is, if it lies on a disk that only one node has.
+            node = plan.node_id if plan.train.local else None
+            self._reserved = await asyncio.to_thread(reserve, cpus, node_id=node, name=name)
 
     async def start(self, step: int) -> None:
         """A new feed from the position after `step`. Raises DataError, CapacityError."""
-        await self.end()
+        await self._close()
+        assert self._reserved is not None, "the CPUs are reserved before the first feed starts"
         plan, batch = self._plan, self._plan.job.batch.size
         self._released = step * batch
         wanted = FeedPlan(
@@ -40,6 +53,7 @@ class Feeding:
             stop=plan.total_steps * batch,
             block=batch,
             validation_samples=plan.validation_samples,
+            reservation=self._reserved,
             node_id=plan.node_id,
             owner=plan.name,
         )
@@ -68,7 +82,13 @@ class Feeding:
             self.feed.release.remote("train", self._released)
 
     async def end(self) -> None:
-        """Close the feed, if there is one."""
+        """Close the feed, if there is one, and give its CPUs back."""
+        await self._close()
+        reserved, self._reserved = self._reserved, None
+        if reserved is not None:
+            await asyncio.to_thread(reserved.give_back)
+
+    async def _close(self) -> None:
         if self.feed is None:
             return
         feed, self.feed = self.feed, None

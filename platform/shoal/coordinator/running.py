@@ -19,8 +19,8 @@ from shoal.membership.messages import Entered, Grant, Reports, Source, ViewEnd
 from shoal.membership.stragglers import Paces
 from shoal.membership.view import MemberId, View
 
-AHEAD_S = 1.0
-"""How far ahead steps are leased: the longest that a stop or a change of the view waits for its boundary."""
+AHEAD_S = 0.75
+"""How far steps are leased beyond those at hand: the time between two words of a member, and a slow answer."""
 OUT_S = 5.0
 """How long a member that was cut loose may take to come out of a step, or three steps if those are longer."""
 GONE_S = 1.0
@@ -52,7 +52,8 @@ class Running:
         self.broken_at: float | None = None
         self._plan = plan
         self._steps: deque[float] = deque(maxlen=RECENT)
-        self._costs: deque[float] = deque(maxlen=RECENT)
+        self._waited: deque[float] = deque(maxlen=RECENT)
+        self._sent: deque[float] = deque(maxlen=RECENT)
         self._shards = {m: len(view.shards(m, plan.job.batch.virtual_shards)) for m in view.members}
 
     @property
@@ -94,16 +95,20 @@ class Running:
 
     @property
     def snapshot_every(self) -> int:
-        """Steps between snapshots: what the job fixes, else as often as they cost SNAPSHOT_SHARE of the time."""
+        """Steps between snapshots: what the job fixes, else as often as they cost SNAPSHOT_SHARE of the time. No second
+        one before it is known what the first has cost."""
         fixed = self._plan.job.failures.snapshot_every
-        if fixed is not None or not self._costs or not self.step_s:
-            return fixed or 1
-        return max(1, min(MOST_STEPS_APART, math.ceil(fmean(self._costs) / (SNAPSHOT_SHARE * self.step_s))))
+        if fixed is not None:
+            return fixed
+        if not (self._waited and self._sent and self.step_s):
+            return MOST_STEPS_APART
+        cost = fmean(self._waited) + fmean(self._sent)
+        return max(1, min(MOST_STEPS_APART, math.ceil(cost / (SNAPSHOT_SHARE * self.step_s))))
 
     def _note_costs(self, reports: Reports) -> None:
-        waited = [s.snapshot_s for s in reports.steps if s.snapshot_s]
-        # What the sending thread computes is taken from the training, too, where there is no core to spare.
-        self._costs.extend(w + fmean([k.seconds for k in reports.snapshots] or [0.0]) for w in waited)
+        """What training waited for, and what was computed beside it, which takes as much where no core is to spare."""
+        self._waited.extend(s.snapshot_s for s in reports.steps if s.snapshot_s)
+        self._sent.extend(k.seconds for k in reports.snapshots)
 
     async def ends(
         self, refs: Mapping[MemberId, Any], actors: Mapping[MemberId, Any], kill: Callable[[MemberId, str], None]

@@ -17,7 +17,7 @@ from shoal.coordinator.scene import Scene
 from shoal.coordinator.watch import cause_of
 from shoal.membership.commits import Progressed
 from shoal.membership.decisions import Form, change_wanted
-from shoal.membership.leasing import EndKind
+from shoal.membership.leasing import Due, EndKind
 from shoal.membership.losses import NEVER_CHARGED, Cause, explain
 from shoal.membership.messages import Fresh, Grant, InMemory, Reports, Stored, ViewEnd, ViewOrder
 from shoal.membership.phases import Phase
@@ -95,7 +95,8 @@ class Stage:
             assert end is not None, "members leave a view in good order only at its end"
             if end.kind is not EndKind.CHANGE:
                 await scene.durable.all_published()
-            scene.finished = end.kind is EndKind.BUDGET
+            # Once more for an evaluation that was lost with the coordinator that had heard of it.
+            scene.finished = end.kind is EndKind.BUDGET and scene.account.owes(end.step) == Due()
         else:
             self._judge(running, errors, broken)
         if not scene.finished:

@@ -1,8 +1,7 @@
 """The feed: turns positions of the sample stream into slices of blocks. It knows nothing of how many workers there are.
 
-One actor without CPUs of its own. It reserves the CPUs for reading in a placement group, so that workers can never take
-them and reading never takes theirs, and pumps blocks from Ray Data. Blocks stay in the object store: only their
-references pass through here.
+One actor without CPUs of its own. It pumps blocks from Ray Data, which reads on reserved CPUs. Blocks stay in the
+object store: only their references pass through here.
 """
 
 from __future__ import annotations
@@ -11,27 +10,24 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, floor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shoal import ray_compat
 from shoal.data.catalog import Catalog
 from shoal.data.order import Order
-from shoal.data.pipeline import Reservation, check_window, stream_blocks
+from shoal.data.pipeline import check_window, stream_blocks
+from shoal.data.reserving import Reservation
 from shoal.data.stream import Located, Stream, StreamStatus, stream_names
 from shoal.data.training import TrainingData
 from shoal.errors import CapacityError, DataError, ShoalError
 from shoal.job.spec import Data
 from shoal.orphans import end_with
 
-if TYPE_CHECKING:
-    from ray.util.placement_group import PlacementGroup
-
 TRAIN, VALIDATION = "train", "validation"
 
 _VALIDATION_WINDOW = 1024
-_START_S = 120.0
-"""What a process may take to start, besides the wait for CPUs."""
+_START_S = 240.0
+"""What a process may take to start."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,10 +45,10 @@ class FeedPlan:
     block: int
     """Samples in a block of a mixture: the batch."""
     validation_samples: int
+    reservation: Reservation
+    """CPUs to read on; not the feed's to give back."""
     node_id: str | None = None
-    """Node whose disk holds local data."""
-    timeout_s: float = 120.0
-    """Longest wait for the CPUs."""
+    """Node on which the feed runs."""
     owner: str | None = None
     """Name of the actor that the feed serves: it outlives a restart of it, and ends with it. None: it ends with the
     process that started it."""
@@ -65,9 +61,8 @@ class Feed:
         ray_compat.quiet_data_process()
         ray_compat.yield_to_training()
         if plan.owner is not None:
-            end_with(plan.owner, "shoal")
+            end_with(plan.owner, "shoal", plan.reservation.group)
         self._plan = plan
-        self._group: PlacementGroup | None = None
         self._mixture = plan.train.mixture(plan.data, seed=plan.seed, block=plan.block, total=plan.stop)
         self._names = stream_names(TRAIN, len(plan.train.catalogs))
         self._reads: dict[str, tuple[Catalog, Order]] = {}
@@ -80,8 +75,7 @@ class Feed:
         self._validation_begun = threading.Lock()
 
     async def open(self) -> None:
-        """Reserve the CPUs and begin to read. Raises CapacityError if the cluster does not give them in time."""
-        self._reservation = await asyncio.to_thread(self._reserve)
+        """Begin to read."""
         await asyncio.to_thread(self._lay_out)
         for name in self._names:
             if self._streams[name].start < self._streams[name].stop:
@@ -112,14 +106,9 @@ class Feed:
         return {name: stream.status() for name, stream in self._streams.items()}
 
     async def close(self) -> None:
-        """Stop reading, drop all blocks, give the CPUs back. Can be called twice."""
-        from ray.util.placement_group import remove_placement_group
-
+        """Stop reading, drop all blocks. Can be called twice."""
         for stream in self._streams.values():
             stream.close()
-        if self._group is not None:
-            group, self._group = self._group, None
-            await asyncio.to_thread(remove_placement_group, group)
 
     def _lay_out(self) -> None:
         """The sources' orders and streams."""
@@ -138,13 +127,6 @@ class Feed:
         """Bytes that one source may have waiting."""
         return (self._plan.data.ahead_mb << 20) // len(self._names)
 
-    def _reserve(self) -> Reservation:
-        cpus, plan = self._plan.data.cpus, self._plan
-        count = ceil(cpus)
-        each = floor(cpus / count * 10_000) / 10_000  # Ray counts in ten-thousandths
-        self._group = _reserve(count, each, plan.node_id if plan.train.local else None, plan.timeout_s)
-        return Reservation(cpus=count * each, task_cpus=each, group=self._group)
-
     def _begin_validation(self) -> None:
         """Once: with the first training block there, or when somebody asks."""
         if VALIDATION in self._streams and self._validation_begun.acquire(blocking=False):
@@ -158,7 +140,7 @@ class Feed:
         catalog, order = self._reads[name]
         try:
             produced = stream_blocks(
-                catalog, order, stream.start, stream.stop, reservation=self._reservation, held_bytes=self._ahead
+                catalog, order, stream.start, stream.stop, reservation=self._plan.reservation, held_bytes=self._ahead
             )
             for block in produced:
                 if not stream.put(block.ref, block.rows, block.nbytes):
@@ -179,13 +161,12 @@ def feed_name(owner: str) -> str:
 
 
 def start_feed(plan: FeedPlan) -> Any:
-    """Start the feed's actor and return its handle once the CPUs for reading are reserved.
+    """Start the feed's actor and return its handle once it reads.
 
     Positions [start, stop) of the training stream will be served (of a mixture: the sources' streams, `train/0` and so
     on, as far as `Mixture.ranges(start, stop)` says), and the first `validation_samples` samples of `validation` in
-    file order. The actor runs on `node_id`; so do the reading tasks if the data is on a local disk and that node has
-    the CPUs. The actor ends with the process that started it, or with the actor named `owner`.
-    Raises DataError for data that cannot be read in windows, CapacityError if `data.cpus` are not to be had.
+    file order. The actor ends with the process that started it, or with the actor named `owner`.
+    Raises DataError for data that cannot be read in windows, CapacityError if the process does not start.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -201,11 +182,11 @@ def start_feed(plan: FeedPlan) -> Any:
         options |= {"name": feed_name(plan.owner), "namespace": "shoal", "lifetime": "detached"}
     feed: Any = ray.remote(Feed).options(**options).remote(plan)
     try:
-        ray.get(feed.open.remote(), timeout=plan.timeout_s + _START_S)
+        ray.get(feed.open.remote(), timeout=_START_S)
     except ray.exceptions.GetTimeoutError:
         ray.kill(feed)
         raise CapacityError(
-            f"the feed's process did not start within {plan.timeout_s + _START_S:g} s; the machine is overloaded, or "
+            f"the feed's process did not start within {_START_S:g} s; the machine is overloaded, or "
             f"Ray cannot start processes on it: look into Ray's logs"
         ) from None
     except ray.exceptions.RayTaskError as error:
@@ -215,32 +196,6 @@ def start_feed(plan: FeedPlan) -> Any:
             raise cause from None
         raise
     return feed
-
-
-def _reserve(count: int, each: float, node_id: str | None, timeout_s: float) -> PlacementGroup:
-    """A placement group of `count` bundles with `each` CPUs; on `node_id` if that node is large enough."""
-    import ray
-    from ray.util.placement_group import placement_group, remove_placement_group
-
-    nodes = [n for n in ray.nodes() if n["Alive"]]
-    here = next((n["Resources"].get("CPU", 0.0) for n in nodes if n["NodeID"] == node_id), 0.0)
-    pinned = here >= count * each
-    group = placement_group(
-        [{"CPU": each}] * count,
-        strategy="PACK",
-        bundle_label_selector=[{"ray.io/node-id": node_id}] * count if pinned and node_id else None,
-    )
-    if group.wait(timeout_s):
-        return group
-    remove_placement_group(group)
-    total = sum(n["Resources"].get("CPU", 0.0) for n in nodes)
-    free = ray.available_resources().get("CPU", 0.0)
-    where = f"the node that holds the data has {here:g} CPUs" if pinned else f"the cluster has {total:g} CPUs"
-    raise CapacityError(
-        f"data.cpus={count * each:g} could not be reserved for reading within {timeout_s:g} s: {where}, and {free:g} "
-        f"of the cluster's are free. Lower data.cpus (0.5 is enough for small data) or workers.max, end other jobs, "
-        f"or add a node"
-    )
 
 
 def _last_line(error: BaseException) -> str:

@@ -20,11 +20,11 @@ from shoal import ray_compat
 from shoal.data.catalog import Catalog, Group
 from shoal.data.columns import to_arrow, to_numpy
 from shoal.data.order import Order, Window
+from shoal.data.reserving import Reservation
 from shoal.errors import DataError
 
 if TYPE_CHECKING:
     from ray.data import Datasource
-    from ray.util.placement_group import PlacementGroup
 
 SEGMENT_TASKS = 256
 """Tasks of one Ray Data execution. A long run is many executions, so that no list of a million tasks is ever made."""
@@ -67,15 +67,6 @@ class WindowPlan:
     parts: tuple[Part, ...]
     picked: tuple[np.ndarray | None, ...] = ()
     """Of each part the rows that take part; none at all: all of all parts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """CPUs that are kept for reading: bundles of `task_cpus` each. `group` is None only outside the feed."""
-
-    cpus: float
-    task_cpus: float
-    group: PlacementGroup | None = None
 
 
 def check_window(catalog: Catalog, window: int) -> None:

@@ -76,6 +76,8 @@ class Account:
             if self.tally is not None:
                 final.append(self.close(e for e in words if e.view == self.tally.view.number))
             tally.resume_at(committed, evaluated=evaluated, saved=saved)
+            if tally is tallies[-1]:
+                tally.unsaid = self._unsaid(tally)
             self.begin(tally)
         return merged(final)
 
@@ -88,6 +90,13 @@ class Account:
             evaluate = e if evaluate is None else evaluate
             checkpoint = c if checkpoint is None else checkpoint
         return Due(bool(evaluate), bool(checkpoint))
+
+    def _unsaid(self, running: Tally) -> Due:
+        """What was whole when `running` was formed, and so not asked of it, but had not become final: the word of a
+        member that is gone went with the coordinator that had heard it."""
+        source = running.first_step - 1
+        owed, asked = self.owes(source), running.owes(source, goes_on=False)
+        return Due(owed.evaluate and asked[0] is None, owed.checkpoint and asked[1] is None)
 
     def _with_earlier(self, tally: Tally, final: Progressed) -> Progressed:
         """`final` of the view that runs, after what becomes final of earlier views by this one being safe."""

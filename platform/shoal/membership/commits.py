@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Generic, TypeVar
 
 from shoal.digests import step_digest
-from shoal.membership.leasing import LastDue
+from shoal.membership.leasing import Due, LastDue
 from shoal.membership.messages import EvaluationReport, Reports, ShardWritten, StepReport, ViewEnd
 from shoal.membership.view import MemberId, View
 
@@ -137,6 +137,8 @@ class Tally:
         self.safe = False
         """The state with which the view began survives the loss of any one member: all have taken it over (replicated),
         or a snapshot made in this view is with the buddies (sharded)."""
+        self.unsaid = Due()
+        """What is owed for the state with which the view began, though its order did not say so."""
         self._batch_size = batch_size
         self._sharded = sharded
         self._last_due = last_due or (lambda _: LastDue())
@@ -185,7 +187,12 @@ class Tally:
         `goes_on`: what waits here to become final still can, as steps of this view stay part of the run.
         """
         due = self._last_due(step)
-        return _missing(due.evaluate, self._evaluations, goes_on), _missing(due.checkpoint, self._written, goes_on)
+        evaluation = _missing(due.evaluate, self._evaluations, goes_on)
+        checkpoint = _missing(due.checkpoint, self._written, goes_on)
+        return (
+            self.unsaid.evaluate or None if evaluation is None else evaluation,
+            self.unsaid.checkpoint or None if checkpoint is None else checkpoint,
+        )
 
     def _hear(self, reports: Reports) -> None:
         member = reports.member

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from math import ceil
 
 from shoal.membership.view import Lease, MemberId, View, lease
 
@@ -77,11 +78,12 @@ class LastDue:
 def horizon(reported: int, step_s: float | None, *, ahead_s: float) -> int:
     """Last step that may be leased when `reported` is the most advanced step and one takes `step_s` seconds.
 
-    Far enough that members never wait for the coordinator, near enough that a change of the view, whose boundary is the
-    first step not yet leased, comes within about `ahead_s`.
+    Far enough that members never wait for the coordinator: the step that runs and the one that is loaded may both be
+    done when it hears of them `ahead_s` later. Near enough that a change of the view, whose boundary is the first step
+    not yet leased, comes soon.
     """
-    ahead = LEAST_AHEAD if not step_s else int(ahead_s / step_s)
-    return reported + max(LEAST_AHEAD, min(MOST_AHEAD, ahead))
+    ahead = min(MOST_AHEAD, ahead_s / step_s) if step_s else 0
+    return reported + min(MOST_AHEAD, LEAST_AHEAD + ceil(ahead))
 
 
 class Leasing:

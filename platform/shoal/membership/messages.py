@@ -64,6 +64,7 @@ class SnapshotKept:
 
     step: int
     seconds: float = 0.0
+    """Of processor time, on both sides: taken from the training where there is no core to spare."""
     bytes: int = 0
 
 

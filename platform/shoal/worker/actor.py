@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -200,11 +201,13 @@ class Worker:
         cut_group(view)
 
     @ray.method(concurrency_group=LINE)
-    def keep(self, name: Held, parcel: Any) -> None:
-        """Keep a copy of another member's shard."""
+    def keep(self, name: Held, parcel: Any) -> float:
+        """Keep a copy of another member's shard; returns the processor seconds that it took from this one."""
         from shoal.worker.snapshots import unpack
 
+        begun = time.thread_time()
         self._estate.snapshots.keep(name, unpack(parcel))
+        return time.thread_time() - begun
 
     @ray.method(concurrency_group=LINE)
     def held(self) -> tuple[Held, ...]:

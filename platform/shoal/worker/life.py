@@ -205,11 +205,12 @@ class Life:
     def _sync(self, reports: Reports) -> Grant:
         return ray.get(self._links.coordinator.sync.remote(reports), timeout=SYNC_S)
 
-    def _send(self, keeper: MemberId | None, step: int, parcel: Parcel) -> None:
+    def _send(self, keeper: MemberId | None, step: int, parcel: Parcel) -> float:
         to = keeper or self.order.buddy
-        if to is not None:
-            name = Held(self.order.member, self.order.view.number, step)
-            ray.get(self._links.peers[to].keep.remote(name, parcel))
+        if to is None:
+            return 0.0
+        name = Held(self.order.member, self.order.view.number, step)
+        return ray.get(self._links.peers[to].keep.remote(name, parcel))
 
     def _export(self, engine: Any) -> None:
         parameters = engine.full_parameters()

@@ -25,8 +25,9 @@ WAITING = 2
 Parcel = tuple[tuple[Extent, ...], dict[str, np.ndarray], dict[str, Any], dict[str, torch.Tensor]]
 """A shard whose large vectors are NumPy arrays, which travel through Ray without being copied into a pickle."""
 
-Send = Callable[[MemberId | None, int, Parcel], None]
-"""Bring the parcel of one step to a keeper (None: the buddy); returns when it is there."""
+Send = Callable[[MemberId | None, int, Parcel], float]
+"""Bring the parcel of one step to a keeper (None: the buddy); returns when it is there, with the processor seconds that
+it cost the keeper."""
 
 
 class Snapshots:
@@ -139,9 +140,9 @@ class Sender:
     def _deliver(self, keeper: MemberId | None, step: int, shard: Shard) -> None:
         begun = time.thread_time()
         size = sum(t.numel() * 4 for t in shard.tensors.values())
-        self._send(keeper, step, pack(shard))
+        theirs = self._send(keeper, step, pack(shard))
         with self._lock:
-            self._kept.append(SnapshotKept(step, time.thread_time() - begun, size))
+            self._kept.append(SnapshotKept(step, time.thread_time() - begun + theirs, size))
         safe, self._safe = self._safe, lambda: None
         safe()
 

@@ -219,3 +219,26 @@ def test_a_successor_commits_what_nobody_can_tell_of_without_numbers() -> None:
     account.adopt([Tally(view, first_step=3, batch_size=8), Tally(View(4, ("c",)), first_step=7, batch_size=8)], [])
     assert [(c.step, c.view, c.covered) for c in account.add(says("c", 4)).commits] == [(6, 3, 0)]
     assert account.committed == 6
+
+
+def test_a_word_that_went_with_its_member_and_the_coordinator_that_had_heard_it_is_owed_again() -> None:
+    def tallies() -> list[Tally]:
+        """View 2 was not told to evaluate step 5: all parts of that were there when it was formed."""
+        formed = ((View(1, ("a", "b")), 0), (View(2, ("a",)), 5))
+        return [
+            Tally(v, first_step=s + 1, batch_size=8, last_due=Leasing(v, PLAN, s + 1, owes=Due()).last_due)
+            for v, s in formed
+        ]
+
+    for words, owed in (((), Due(evaluate=True)), (("a", "b"), Due())):
+        account = Account(4)
+        account.adopt(tallies(), [ended(evaluates(m, 1, 5), 5) for m in words])
+        final = account.add(says("a", 2, [6]))
+        assert steps(final) == [5, 6]
+        assert [e.step for e in final.evaluations] == ([5] if words else [])
+        account.close([])
+        assert account.owes(6) == owed
+        begin(account, 3, "a", 6, owes=account.owes(6))
+        account.add(evaluates("a", 3, 6))
+        account.close([])
+        assert account.owes(6) == Due()
