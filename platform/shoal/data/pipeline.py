@@ -120,11 +120,8 @@ def read_calls(
     Raises DataError naming file and row group."""
     reader = _Keeping(GroupReader(filesystem, [c.name for c in transforming.raw]).table, task)
     for plan in task:
-        groups = [reader.take(part) for part in plan.parts]
-        groups = [g if rows is None else g.take(rows) for g, rows in zip_longest(groups, plan.picked)]
-        table, order = pa.concat_tables(groups), plan.window.permutation()
         keys = transforming.keys(seed, plan.window.start, plan.window.stop)
-        yield transforming.calls(table if order is None else table.take(order), keys)
+        yield transforming.calls(_permuted(reader, plan), keys)
 
 
 def read_samples(catalog: Catalog, seed: int, task: Sequence[WindowPlan]) -> Iterator[Samples]:
@@ -136,6 +133,14 @@ def read_samples(catalog: Catalog, seed: int, task: Sequence[WindowPlan]) -> Ite
     for calls in read_calls(catalog.filesystem, transforming, seed, task):
         parts = list(transforming.samples(calls))
         yield {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _permuted(reader: _Keeping[pa.Table], plan: WindowPlan) -> pa.Table:
+    parts = ((reader.take(part), rows) for part, rows in zip_longest(plan.parts, plan.picked))
+    table = pa.concat_tables([group if rows is None else group.take(rows) for group, rows in parts])
+    order = plan.window.permutation()
+    # Taking rows out of many chunks is many times slower than out of one.
+    return table if order is None else table.combine_chunks().take(order)
 
 
 def _picked(group: dict[str, np.ndarray], rows: np.ndarray | None) -> dict[str, np.ndarray]:
