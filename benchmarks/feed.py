@@ -182,7 +182,7 @@ def through_split(catalog: Catalog, consumers: list[Any], *, shuffled: bool) -> 
     if shuffled:
         tasks = list(plans(catalog, catalog.order(seed=1, window=WINDOW), 0, catalog.samples))
         dataset = ray_compat.read_in_order(
-            window_source(catalog, tasks),
+            window_source(catalog, tasks, seed=1),
             tasks=len(tasks),
             cpus=1.0,
             task_cpus=1.0,

@@ -107,9 +107,19 @@ def quiet_data() -> Iterator[None]:
 
 
 def read_in_order(
-    source: Datasource, *, tasks: int, cpus: float, task_cpus: float, group: PlacementGroup | None, held_bytes: int
+    source: Datasource,
+    then: Callable[[Any], Iterator[Any]] | None = None,
+    *,
+    tasks: int,
+    cpus: float,
+    task_cpus: float,
+    group: PlacementGroup | None,
+    held_bytes: int,
 ) -> Dataset:
     """A data set whose `tasks` read tasks run inside `group`, at most `cpus` CPUs at once, blocks in task order.
+
+    `then` makes Arrow tables of those that were read, in the same tasks: Ray Data joins both steps, because they ask
+    for the same resources (a cluster test looks). What it raises comes out as it is (`find_cause`).
 
     The strategy of the read tasks goes through `ray_remote_args`, which Ray 2.60 calls deprecated without another way
     to put read tasks into a placement group (`DataContext.scheduling_strategy` would also set the executor's object
@@ -127,11 +137,15 @@ def read_in_order(
             cpu=cpus, object_store_memory=held_bytes
         )
         context.target_max_block_size = max(1 << 20, min(16 << 20, held_bytes // 4))
-        arguments = {"scheduling_strategy": PlacementGroupSchedulingStrategy(group)} if group is not None else None
+        context.raise_original_map_exception = True
+        arguments = {"scheduling_strategy": PlacementGroupSchedulingStrategy(group)} if group is not None else {}
         with DataContext.current(context):
-            return ray.data.read_datasource(
+            rows = ray.data.read_datasource(
                 source, override_num_blocks=tasks, num_cpus=task_cpus, ray_remote_args=arguments
             )
+            if then is None:
+                return rows
+            return rows.map_batches(then, batch_size=None, batch_format="pyarrow", num_cpus=task_cpus, **arguments)
 
 
 def map_in_order(tasks: int, convert: Callable[[int], dict[str, list[Any]]], *, node_id: str | None) -> Dataset:

@@ -12,10 +12,9 @@ import numpy as np
 
 from shoal.audit.chain import Chain, Fault, Spans, steps
 from shoal.data.catalog import Catalog
-from shoal.data.columns import to_numpy
 from shoal.data.mixture import Mixture
 from shoal.data.order import Order
-from shoal.data.pipeline import WindowPlan, plans, read_windows
+from shoal.data.pipeline import WindowPlan, plans, read_samples
 from shoal.data.reader import mixed
 from shoal.digests import shard_digests, step_digest
 
@@ -120,11 +119,7 @@ def _windows(catalog: Catalog, order: Order, start: int, stop: int) -> Iterator[
     """Windows and their samples, each permuted; the next task is read while the last one is being looked at."""
 
     def read(task: tuple[WindowPlan, ...]) -> list[tuple[WindowPlan, Samples]]:
-        tables = read_windows(catalog.filesystem, catalog.column_names, task)
-        return [
-            (plan, {name: to_numpy(name, table.column(name)) for name in table.column_names})
-            for plan, table in zip(task, tables, strict=True)
-        ]
+        return list(zip(task, read_samples(catalog, order.seed, task), strict=True))
 
     with ThreadPoolExecutor(1, thread_name_prefix="shoal-audit") as ahead:
         following = None

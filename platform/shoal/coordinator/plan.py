@@ -36,7 +36,7 @@ class RunPlan:
     run_id: str
     folder: Path
     job: Job
-    """With a TaskElsewhere in place of the task."""
+    """With a TaskElsewhere in place of the task, and without the user's transforms, which the catalogs carry."""
     job_blob: bytes
     """The whole job, pickled by value, for the workers."""
     job_digest: str

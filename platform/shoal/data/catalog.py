@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from shoal.data.columns import Column, describe
+from shoal.data.columns import Column, describe, describe_raw
 from shoal.data.order import Order
 from shoal.data.skipping import SKIP, Skipped, check_skips, digest_without, read_skips
+from shoal.data.transforming import Transforming
 from shoal.errors import DataError
 from shoal.job.checks import nearest
 
@@ -63,6 +64,8 @@ class Catalog:
     """Of prepared text: `block`, `vocabulary`, `bytes_per_token`, `tokenizer`."""
     skipped: tuple[Skipped, ...] = ()
     """Bad row groups that the list beside the files leaves out."""
+    transforming: Transforming | None = None
+    """What makes samples of the rows; `columns` and `sample_bytes` are those of the samples. None: rows are samples."""
 
     @property
     def local(self) -> bool:
@@ -72,6 +75,16 @@ class Catalog:
     @property
     def column_names(self) -> tuple[str, ...]:
         return tuple(c.name for c in self.columns)
+
+    @property
+    def raw(self) -> tuple[Column, ...]:
+        """The columns that are read from the files."""
+        return self.columns if self.transforming is None else self.transforming.raw
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row in memory, as it is read."""
+        return self.sample_bytes if self.transforming is None else self.transforming.raw_bytes
 
     def order(self, *, seed: int, **options: Any) -> Order:
         """The order of this data set's samples; `options` are further fields of `Order`."""
@@ -93,10 +106,13 @@ class Footer:
     """What prepared data says about itself."""
 
 
-def read_catalog(uri: str, columns: Sequence[str] = (), *, filesystem: pafs.FileSystem | None = None) -> Catalog:
+def read_catalog(
+    uri: str, columns: Sequence[str] = (), *, filesystem: pafs.FileSystem | None = None, raw: bool = False
+) -> Catalog:
     """Read the footers of the Parquet file or folder at `uri`: a local path, `s3://`, `gs://`, whatever pyarrow reads.
 
     `columns` are those that training needs; none: all that hold numbers. With `filesystem`, `uri` is a path in it.
+    `raw`: the columns are for transforms, and hold what they like; none: all.
     Raises DataError (path, reason, remedy) for anything that would keep training from reading the data.
     """
     filesystem, path = open_uri(uri, filesystem)
@@ -119,7 +135,7 @@ def read_catalog(uri: str, columns: Sequence[str] = (), *, filesystem: pafs.File
     if not samples:
         less = f" that is not left out by {folder}/{SKIP}" if skipped else ""
         raise DataError(f"{uri}: {len(listed)} Parquet file(s) without a single row{less}; write some samples first")
-    chosen = choose(uri, footers[0].schema, files[0], columns)
+    chosen = choose(uri, footers[0].schema, files[0], columns, raw=raw)
     for file, footer in zip(files[1:], footers[1:], strict=True):
         same_types(chosen, footers[0].schema, files[0], footer.schema, file)
     known = [c.sample_bytes for c in chosen]
@@ -232,8 +248,11 @@ def read_footer(filesystem: pafs.FileSystem, file: str) -> Footer:
         ) from None
 
 
-def choose(uri: str, schema: pa.Schema, file: str, wanted: Sequence[str]) -> tuple[Column, ...]:
-    """The columns `wanted`, or all of numbers. Raises DataError for one that is missing or can be no batch."""
+def choose(uri: str, schema: pa.Schema, file: str, wanted: Sequence[str], *, raw: bool = False) -> tuple[Column, ...]:
+    """The columns `wanted`, or all of numbers (`raw`: all). Raises DataError for one that is missing or, unless `raw`,
+    can be no batch."""
+    if raw and not wanted:
+        wanted = schema.names
     if not wanted:
         every = tuple(c for f in schema if (c := describe(f.name, f.type)) is not None)
         if not every:
@@ -242,15 +261,16 @@ def choose(uri: str, schema: pa.Schema, file: str, wanted: Sequence[str]) -> tup
     chosen = []
     for name in wanted:
         if name not in schema.names:
+            said_in = "data.columns" if raw else "the task's `columns`"
             raise DataError(
                 f"{file} has no column {name!r}; it has {_typed(schema)}{nearest(name, schema.names)}. Rename the "
-                f"column, or name the right one in the task's `columns`"
+                f"column, or name the right one in {said_in}"
             )
-        column = describe(name, schema.field(name).type)
+        column = (describe_raw if raw else describe)(name, schema.field(name).type)
         if column is None:
             raise DataError(
                 f"{file}: column {name!r} is {schema.field(name).type}, and a batch needs numbers or lists of numbers; "
-                f"convert it first (text: `shoal data prepare`)"
+                f"convert it first (text: `shoal data prepare`), or in a function of your own (data.transforms)"
             )
         chosen.append(column)
     return tuple(chosen)

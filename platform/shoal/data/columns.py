@@ -9,21 +9,23 @@ import pyarrow as pa
 
 from shoal.errors import DataError
 
+OBJECT = "object"
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column as the task sees it: an array [samples, *shape] of `dtype`."""
+    """One column as the task, or a transform of raw columns, sees it: an array [samples, *shape] of `dtype`."""
 
     name: str
     dtype: str
-    """NumPy's name, for example `uint8`."""
+    """NumPy's name, for example `uint8`; `object` (of raw columns only): text, bytes, lists without a fixed length."""
     shape: tuple[int | None, ...]
     """Of one sample. None: a list, whose length must be equal over all samples and is known from the data only."""
 
     @property
     def sample_bytes(self) -> int | None:
         """Bytes of one sample in memory; None if a length is not known."""
-        if None in self.shape:
+        if None in self.shape or self.dtype == OBJECT:
             return None
         return int(np.dtype(self.dtype).itemsize * np.prod([n for n in self.shape if n is not None], dtype=np.int64))
 
@@ -48,6 +50,12 @@ def describe(name: str, arrow: pa.DataType) -> Column | None:
     if not (pa.types.is_integer(arrow) or pa.types.is_floating(arrow) or pa.types.is_boolean(arrow)):
         return None
     return Column(name, np.dtype(arrow.to_pandas_dtype()).name, tuple(shape))
+
+
+def describe_raw(name: str, arrow: pa.DataType) -> Column:
+    """The column that transforms get of a field of type `arrow`: numbers where all shapes are known, else objects."""
+    column = describe(name, arrow)
+    return Column(name, OBJECT, ()) if column is None or None in column.shape else column
 
 
 def to_numpy(name: str, array: pa.Array | pa.ChunkedArray) -> np.ndarray:

@@ -15,7 +15,8 @@ from math import ceil
 import numpy as np
 
 from shoal.data.catalog import Catalog, Group, read_footer
-from shoal.data.pipeline import GroupReader, part_of
+from shoal.data.columns import describe
+from shoal.data.groups import GroupReader, part_of
 from shoal.errors import DataError
 from shoal.job.sampling import Curriculum
 
@@ -58,7 +59,7 @@ def ranked(catalog: Catalog, spec: Curriculum, total: int, threads: int) -> Rank
 
     Reads one column of the whole data set, on `threads` threads. Raises DataError.
     """
-    column = spec.of or catalog.column_names[0] if spec.difficulty in COMPUTED else spec.difficulty
+    column = spec.of or catalog.raw[0].name if spec.difficulty in COMPUTED else spec.difficulty
     with ThreadPoolExecutor(max(1, threads), thread_name_prefix="shoal-difficulty") as pool:
         list(pool.map(lambda file: _check_column(catalog, column, file), catalog.files))
         found = list(pool.map(lambda group: _difficulty(catalog, spec, column, group), catalog.groups))
@@ -70,11 +71,16 @@ def ranked(catalog: Catalog, spec: Curriculum, total: int, threads: int) -> Rank
 
 
 def _check_column(catalog: Catalog, column: str, file: str) -> None:
-    names = read_footer(catalog.filesystem, file).schema.names
-    if column not in names:
+    schema = read_footer(catalog.filesystem, file).schema
+    if column not in schema.names:
         raise DataError(
-            f"{file} has no column {column!r}, which data.curriculum asks for; it has {', '.join(names)}, and "
+            f"{file} has no column {column!r}, which data.curriculum asks for; it has {', '.join(schema.names)}, and "
             f"{' and '.join(COMPUTED)} are computed"
+        )
+    if describe(column, schema.field(column).type) is None:
+        raise DataError(
+            f"{file}: column {column!r} is {schema.field(column).type}, and data.curriculum ranks rows, as they lie in "
+            f"the files, by numbers; write a column with each row's difficulty, and name it"
         )
 
 

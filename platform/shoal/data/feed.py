@@ -19,7 +19,7 @@ from shoal.data.pipeline import check_window, stream_blocks
 from shoal.data.reserving import Reservation
 from shoal.data.stream import Located, Stream, StreamStatus, stream_names
 from shoal.data.training import TrainingData
-from shoal.errors import CapacityError, DataError, ShoalError
+from shoal.errors import CapacityError, DataError, ShoalError, TaskError
 from shoal.job.spec import Data
 from shoal.orphans import end_with
 
@@ -152,7 +152,7 @@ class Feed:
             said = f"reading {catalog.uri} failed: {_last_line(error)}"
             if cause is not None:
                 said = str(cause).partition("\nFailed to ")[0]  # what Ray Data appends
-            stream.fail(DataError(said))
+            stream.fail(TaskError(said) if isinstance(cause, TaskError) else DataError(said))
 
 
 def feed_name(owner: str) -> str:

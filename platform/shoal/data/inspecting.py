@@ -13,8 +13,8 @@ import pyarrow.fs as pafs
 
 from shoal.data.catalog import MANIFEST, Catalog, open_uri, prepared_split, read_catalog, read_footer, read_manifest
 from shoal.data.columns import describe
+from shoal.data.groups import GroupReader, part_of
 from shoal.data.locating import Place
-from shoal.data.pipeline import GroupReader, part_of
 from shoal.data.sources import BUILTIN, resolve
 from shoal.job.spec import Data
 

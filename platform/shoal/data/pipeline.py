@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import socket
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice, zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from shoal import ray_compat
-from shoal.data.catalog import Catalog, Group
+from shoal.data.catalog import Catalog
 from shoal.data.columns import to_arrow, to_numpy
+from shoal.data.groups import GroupReader, Part, part_of
 from shoal.data.order import Order, Window
 from shoal.data.reserving import Reservation
+from shoal.data.transforming import Samples, Transforming
 from shoal.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,30 +32,7 @@ TASK_BYTES = 8 << 20
 WINDOW_LIMIT = 1 << 30
 """Most bytes of one window: a task holds a whole window, twice while it permutes it."""
 
-REMEDY = (
-    "; if the storage was at fault, resume the run; if the file is damaged, bring a good copy, or find all such row "
-    "groups and leave them out of a new run with `shoal data verify --write-skip`"
-)
-"""What to do about a row group that cannot be read."""
-
-_ATTEMPTS = 3
-_PAUSE_S = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A row group to read, and how many rows it must have."""
-
-    file: str
-    row_group: int
-    rows: int
-    file_bytes: int
-    """Size that the file must have."""
-
-
-def part_of(catalog: Catalog, group: Group) -> Part:
-    """What is to be read of `group`, one of `catalog`'s."""
-    return Part(catalog.files[group.file], group.row_group, group.rows, catalog.file_bytes[group.file])
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +48,17 @@ class WindowPlan:
 def check_window(catalog: Catalog, window: int) -> None:
     """Raise DataError if a task could not hold one window of `catalog`."""
     largest = max(g.rows for g in catalog.groups)
-    need = (window + largest) * catalog.sample_bytes
+    need = (window + largest) * catalog.row_bytes
     if need <= WINDOW_LIMIT:
         return
-    fits = WINDOW_LIMIT // catalog.sample_bytes
+    fits = WINDOW_LIMIT // catalog.row_bytes
     remedy = (
         f"set data.window to {max(1, fits - largest)} or less"
         if largest < fits
         else f"write the files again with row groups of at most {max(1, fits // 2)} rows (pyarrow: row_group_size=...)"
     )
     raise DataError(
-        f"{catalog.uri}: samples of about {catalog.sample_bytes} bytes, row groups of up to {largest} rows and "
+        f"{catalog.uri}: samples of about {catalog.row_bytes} bytes, row groups of up to {largest} rows and "
         f"data.window={window} make one reading task hold {need / 2**30:.1f} GiB (limit "
         f"{WINDOW_LIMIT >> 30} GiB); {remedy}"
     )
@@ -96,11 +72,12 @@ def plans(
     Where the whole data set is smaller than that, one task reads it once for several epochs.
     """
     task: list[WindowPlan] = []
+    row_bytes = max(catalog.row_bytes, catalog.sample_bytes)
     for window in order.windows(start, stop):
         parts = tuple(part_of(catalog, catalog.groups[i]) for i in window.groups)
         picked = () if window.limit is None else tuple(order.rows(window, i) for i in window.groups)
         task.append(WindowPlan(window, parts, picked))
-        if (window.stop - task[0].window.start) * catalog.sample_bytes >= task_bytes:
+        if (window.stop - task[0].window.start) * row_bytes >= task_bytes:
             yield tuple(task)
             task = []
     if task:
@@ -109,7 +86,7 @@ def plans(
 
 def read_windows(filesystem: pafs.FileSystem, columns: Sequence[str], task: Sequence[WindowPlan]) -> Iterator[pa.Table]:
     """One table per window, its rows permuted. Raises DataError naming file and row group."""
-    reader = _KeepingReader(GroupReader(filesystem, columns), Counter(p for plan in task for p in plan.parts))
+    reader = _Keeping(GroupReader(filesystem, columns).read, task)
     for plan in task:
         groups = [_picked(reader.take(part), rows) for part, rows in zip_longest(plan.parts, plan.picked)]
         drawn = plan.window.permutation() if plan.window.replacement else None
@@ -125,6 +102,36 @@ def read_windows(filesystem: pafs.FileSystem, columns: Sequence[str], task: Sequ
             arranged = _arranged(pieces, places)
             arrays.append(to_arrow(arranged if drawn is None else arranged[drawn]))
         yield pa.table(arrays, names=list(columns))
+
+
+def read_calls(
+    filesystem: pafs.FileSystem, transforming: Transforming, seed: int, task: Sequence[WindowPlan]
+) -> Iterator[pa.Table]:
+    """One table per window of the order that `seed` made: its raw rows, permuted, and cut into calls of the transforms.
+    Raises DataError naming file and row group."""
+    reader = _Keeping(GroupReader(filesystem, [c.name for c in transforming.raw]).table, task)
+    for plan in task:
+        keys = transforming.keys(seed, plan.window.start, plan.window.stop)
+        yield transforming.calls(_permuted(reader, plan), keys)
+
+
+def read_samples(catalog: Catalog, seed: int, task: Sequence[WindowPlan]) -> Iterator[Samples]:
+    """The samples of each window as training gets them, where no pipeline is at hand. As the pipeline's tasks."""
+    if (transforming := catalog.transforming) is None:
+        for table in read_windows(catalog.filesystem, catalog.column_names, task):
+            yield {name: to_numpy(name, table.column(name)) for name in table.column_names}
+        return
+    for calls in read_calls(catalog.filesystem, transforming, seed, task):
+        parts = list(transforming.samples(calls))
+        yield {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _permuted(reader: _Keeping[pa.Table], plan: WindowPlan) -> pa.Table:
+    parts = ((reader.take(part), rows) for part, rows in zip_longest(plan.parts, plan.picked))
+    table = pa.concat_tables([group if rows is None else group.take(rows) for group, rows in parts])
+    order = plan.window.permutation()
+    # Taking rows out of many chunks is many times slower than out of one.
+    return table if order is None else table.combine_chunks().take(order)
 
 
 def _picked(group: dict[str, np.ndarray], rows: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -153,100 +160,41 @@ def _arranged(pieces: Sequence[np.ndarray], places: np.ndarray | None) -> np.nda
     return out
 
 
-class _KeepingReader:
-    """Keeps a row group only as long as a later window of the same task needs it again."""
+class _Keeping(Generic[T]):
+    """Keeps a row group, as `read` gives it, only as long as a later window of the same task needs it again."""
 
-    def __init__(self, reader: GroupReader, uses: Counter[Part]) -> None:
-        self._reader, self._uses = reader, uses
-        self._kept: dict[Part, dict[str, np.ndarray]] = {}
+    def __init__(self, read: Callable[[Part], T], task: Sequence[WindowPlan]) -> None:
+        self._read, self._uses = read, Counter(part for plan in task for part in plan.parts)
+        self._kept: dict[Part, T] = {}
 
-    def take(self, part: Part) -> dict[str, np.ndarray]:
+    def take(self, part: Part) -> T:
         group = self._kept.get(part)
         if group is None:
-            group = self._kept[part] = self._reader.read(part)
+            group = self._kept[part] = self._read(part)
         self._uses[part] -= 1
         if not self._uses[part]:
             del self._kept[part]
         return group
 
 
-class GroupReader:
-    """Reads row groups one after another; the file of the last one stays open. Not thread-safe."""
-
-    def __init__(self, filesystem: pafs.FileSystem, columns: Sequence[str]) -> None:
-        self._filesystem, self._columns = filesystem, list(columns)
-        self._file: tuple[str, pq.ParquetFile, int] | None = None
-
-    def read(self, part: Part) -> dict[str, np.ndarray]:
-        """Column name -> array [rows, ...]. Raises DataError naming file and row group."""
-        return self._convert(part, self._read(part))
-
-    def metadata(self, part: Part) -> pq.RowGroupMetaData:
-        """What the footer says of the row group that was read last."""
-        assert self._file is not None
-        assert self._file[0] == part.file
-        return self._file[1].metadata.row_group(part.row_group)
-
-    def _read(self, part: Part) -> pa.Table:
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                if self._file is None or self._file[0] != part.file:
-                    self._file = self._open(part.file)
-                return self._file[1].read_row_group(part.row_group, columns=self._columns, use_threads=False)
-            except FileNotFoundError:
-                raise DataError(
-                    f"{part.file} is gone, or is not on {socket.gethostname()} where it was to be read; keep the data "
-                    f"on storage that every node sees, and leave it alone while a run reads it"
-                ) from None
-            except OSError as error:
-                self._file = None
-                if attempt == _ATTEMPTS:
-                    raise DataError(_unreadable(part, f"after {_ATTEMPTS} attempts: {error}")) from None
-                time.sleep(_PAUSE_S * 2**attempt)  # storage that is busy deserves a pause
-            except (pa.ArrowException, IndexError) as error:
-                raise DataError(_unreadable(part, str(error))) from None
-        raise AssertionError("the last attempt returns or raises")
-
-    def _open(self, file: str) -> tuple[str, pq.ParquetFile, int]:
-        handle = self._filesystem.open_input_file(file)
-        return file, pq.ParquetFile(handle, page_checksum_verification=True), handle.size()
-
-    def _convert(self, part: Part, table: pa.Table) -> dict[str, np.ndarray]:
-        if table.num_rows != part.rows:
-            raise DataError(
-                f"{part.file}: row group {part.row_group} has {table.num_rows} rows, it had {part.rows} when the run "
-                f"began; leave the data alone while a run reads it"
-            )
-        try:
-            columns = {name: to_numpy(name, table.column(name)) for name in self._columns}
-        except DataError as error:
-            raise DataError(f"{part.file}, row group {part.row_group}: {error}") from None
-        if self._file is not None and self._file[2] != part.file_bytes:
-            raise DataError(
-                f"{part.file}: row group {part.row_group} lies in a file of {self._file[2]} bytes, it had "
-                f"{part.file_bytes} when the run began; leave the data alone while a run reads it"
-            )
-        return columns
-
-
-def _unreadable(part: Part, reason: str) -> str:
-    plain = "".join(c if c.isprintable() else "?" for c in reason.strip().splitlines()[0])
-    return f"{part.file}: row group {part.row_group} cannot be read ({plain}){REMEDY}"
-
-
-def window_source(catalog: Catalog, tasks: Sequence[tuple[WindowPlan, ...]]) -> Datasource:
-    """`tasks` as a Ray Data source: one read task each."""
+def window_source(catalog: Catalog, tasks: Sequence[tuple[WindowPlan, ...]], *, seed: int) -> Datasource:
+    """`tasks` as a Ray Data source: one read task each. `seed`: of their order."""
     from ray.data import Datasource, ReadTask
     from ray.data.block import BlockMetadata
 
-    filesystem, columns = catalog.filesystem, catalog.column_names
+    filesystem, columns, transforming = catalog.filesystem, catalog.column_names, catalog.transforming
+
+    def read(task: tuple[WindowPlan, ...]) -> Iterator[pa.Table]:
+        if transforming is None:
+            return read_windows(filesystem, columns, task)
+        return read_calls(filesystem, transforming, seed, task)
 
     def read_task(task: tuple[WindowPlan, ...]) -> ReadTask:
         rows = sum(plan.window.samples for plan in task)
         metadata = BlockMetadata(
             num_rows=rows, size_bytes=rows * catalog.sample_bytes, input_files=None, exec_stats=None
         )
-        return ReadTask(lambda: read_windows(filesystem, columns, task), metadata)
+        return ReadTask(lambda: read(task), metadata)
 
     ready = [read_task(task) for task in tasks]
 
@@ -275,7 +223,7 @@ def stream_blocks(
 
     def begin() -> _Segment | None:
         segment = list(islice(tasks, SEGMENT_TASKS))
-        return _Segment.begin(catalog, segment, reservation, held_bytes) if segment else None
+        return _Segment.begin(catalog, order.seed, segment, reservation, held_bytes) if segment else None
 
     with ThreadPoolExecutor(1, thread_name_prefix="shoal-segment") as ahead:
         following: Future[_Segment | None] | None = ahead.submit(begin)
@@ -298,10 +246,16 @@ class _Segment:
 
     @classmethod
     def begin(
-        cls, catalog: Catalog, tasks: Sequence[tuple[WindowPlan, ...]], reservation: Reservation, held_bytes: int
+        cls,
+        catalog: Catalog,
+        seed: int,
+        tasks: Sequence[tuple[WindowPlan, ...]],
+        reservation: Reservation,
+        held_bytes: int,
     ) -> _Segment:
         dataset = ray_compat.read_in_order(
-            window_source(catalog, tasks),
+            window_source(catalog, tasks, seed=seed),
+            None if catalog.transforming is None else catalog.transforming.tables,
             tasks=len(tasks),
             cpus=reservation.cpus,
             task_cpus=reservation.task_cpus,

@@ -10,7 +10,7 @@ import numpy as np
 
 from shoal.data.columns import to_numpy
 from shoal.data.stream import Located, stream_names
-from shoal.errors import DataError
+from shoal.errors import DataError, ShoalError
 
 if TYPE_CHECKING:
     from shoal.data.mixture import Mixture
@@ -40,7 +40,8 @@ class SliceReader:
         """For each range [start, stop) of positions of `stream`: column name -> array [stop - start, ...].
 
         At most one call to the feed for all ranges; waits until they have been produced. The arrays are the caller's
-        own and writable. Raises DataError if the pipeline failed, the positions do not exist, or nothing comes in time.
+        own and writable. Raises DataError if the pipeline failed, the positions do not exist, or nothing comes in time;
+        TaskError if a transform failed.
         """
         import ray
 
@@ -59,7 +60,7 @@ class SliceReader:
         except ray.exceptions.RayTaskError as error:
             from shoal.ray_compat import find_cause
 
-            cause = find_cause(error, DataError)
+            cause = find_cause(error, ShoalError)
             if cause is None:
                 raise
             raise cause from None

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shoal.data import corpora
+from shoal.data import corpora, transforming
 from shoal.data.catalog import MANIFEST, Catalog, read_catalog
 from shoal.data.training import TrainingData
+from shoal.data.trying import transformed
 from shoal.errors import ConfigError, DataError
 from shoal.job.checks import nearest
 from shoal.job.spec import Data
@@ -30,7 +31,8 @@ def resolve(data: Data, root: Path, columns: Sequence[str] = ()) -> Sources:
     """The catalogs that `data` names. Built-in corpora are written under `root` on first use.
 
     `columns` are those of the task; none: all that hold numbers. A local folder made by `shoal data prepare` brings its
-    own held-out part. Raises ConfigError or DataError, each with the reason and what to do.
+    own held-out part. The job's transforms are tried on the first rows of each. Raises ConfigError or DataError, each
+    with the reason and what to do; TaskError if a transform fails.
     """
     parts = [replace(data, train=s.train, sources=()) for s in data.sources] or [data]
     places = [_places(part, root) for part in parts]
@@ -38,10 +40,11 @@ def resolve(data: Data, root: Path, columns: Sequence[str] = ()) -> Sources:
     validation = next((held_out for _, held_out in places if held_out is not None), None)
     train = TrainingData(
         names=tuple(s.name for s in data.sources) or ("",),
-        catalogs=tuple(read_catalog(place, columns) for place, _ in places),
+        catalogs=tuple(_catalog(data, place, columns, transforming.TRAIN) for place, _ in places),
     )
     train.check()
-    sources = Sources(train, None if validation is None else read_catalog(validation, columns))
+    held_out = None if validation is None else _catalog(data, validation, columns, transforming.VALIDATION)
+    sources = Sources(train, held_out)
     if data.block is not None and not all(part.train.startswith(BUILTIN) for part in parts):
         block = sources.train.metadata.get("block")
         if block != data.block:
@@ -52,6 +55,13 @@ def resolve(data: Data, root: Path, columns: Sequence[str] = ()) -> Sources:
             )
     _same_columns(sources)
     return sources
+
+
+def _catalog(data: Data, place: str, needed: Sequence[str], purpose: int) -> Catalog:
+    """The samples at `place`, with the columns `needed` by the task; through the job's transforms, if there are any."""
+    if not data.transforms:
+        return read_catalog(place, needed)
+    return transformed(read_catalog(place, data.columns or needed, raw=True), data.transforms, needed, purpose)
 
 
 def _places(data: Data, root: Path) -> tuple[str, str | None]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from shoal.errors import DataError
+from shoal.errors import DataError, ShoalError
 
 
 def stream_names(train: str, count: int) -> list[str]:
@@ -86,7 +86,7 @@ class Stream:
         self._waiters: list[_Waiter] = []
         self._produced, self._released = first, start
         self._held = 0
-        self._error: DataError | None = None
+        self._error: ShoalError | None = None
         self._closed = False
 
     def put(self, ref: Any, rows: int, nbytes: int) -> bool:
@@ -103,7 +103,7 @@ class Stream:
                 self._changed.wait()
             return not self._closed
 
-    def fail(self, error: DataError) -> None:
+    def fail(self, error: ShoalError) -> None:
         """The pump cannot go on: everybody who waits, or asks later for what is not there, gets `error`."""
         with self._changed:
             self._error = error

@@ -29,7 +29,7 @@ from shoal.data.catalog import (
     same_types,
 )
 from shoal.data.content_digest import ContentDigest
-from shoal.data.pipeline import REMEDY, GroupReader, Part
+from shoal.data.groups import REMEDY, GroupReader, Part
 from shoal.data.skipping import SKIP, Skipped, check_skips, fingerprint, read_skips, write_skips
 from shoal.errors import DataError
 

@@ -13,6 +13,7 @@ from shoal.errors import ConfigError
 from shoal.job.augment import Augmentation, check_augmentations, check_fit
 from shoal.job.checks import at_least, choice, fraction, positive
 from shoal.job.sampling import Curriculum, LengthWarmup, Source
+from shoal.job.transforms import Transform, check_transforms
 
 if TYPE_CHECKING:
     from shoal.tasks.base import Task
@@ -47,6 +48,10 @@ class Data:
     """Easy samples first; None: all from the beginning."""
     length_warmup: LengthWarmup | None = None
     """Short sequences first; None: whole ones from the beginning."""
+    transforms: tuple[Transform, ...] = ()
+    """Your own functions from raw columns to samples, one after another, for training and evaluation alike."""
+    columns: tuple[str, ...] = ()
+    """Columns of the files that `transforms` get. Default: the task's."""
     augment: tuple[Augmentation, ...] = ()
     """What is done to the training samples, in this order; evaluation sees them as they are."""
 
@@ -69,6 +74,7 @@ class Data:
         positive("data.ahead_mb", self.ahead_mb)
         if self.block is not None:
             at_least("data.block", self.block, 2)
+        check_transforms(self.columns, self.transforms)
         check_augmentations(self.augment)
 
 

@@ -25,10 +25,13 @@ PICKLE = "job.pkl"
 _DECIDING = {
     *("task", "seed", "engine.precision", "batch.size", "batch.virtual_shards"),
     *("data.train", "data.block", "data.shuffle", "data.window", "data.augment"),
-    *("data.sources", "data.temperature", "data.replacement"),
+    *("data.sources", "data.temperature", "data.replacement", "data.transforms", "data.columns"),
 }
 _DECIDING_GROUPS = ("task.", "optimizer.", "schedule.", "budget.", "data.curriculum.", "data.length_warmup.")
-_UNUSED = {("data.augment", ""), ("data.sources", ""), ("data.replacement", "false")}
+_UNUSED = {
+    *((name, "") for name in ("data.augment", "data.sources", "data.transforms", "data.columns")),
+    ("data.replacement", "false"),
+}
 """Values that count no more than None does."""
 
 
@@ -36,8 +39,8 @@ def job_digest(job: Job) -> str:
     """SHA-256 of the values that decide the result: what is trained on what, in which order, how far.
 
     Not of who computes it, how it is watched and what is kept: workers, engine (but for its precision), evaluation,
-    checkpoints, name. The task counts with its class's name and its fields, not with its code. What is None does not
-    count, so that an option that comes later leaves the digests of jobs that do not use it alone.
+    checkpoints, name. The task and transforms count with their names and fields, not with their code. What is None does
+    not count, so that an option that comes later leaves the digests of jobs that do not use it alone.
     """
     deciding = {
         name: text

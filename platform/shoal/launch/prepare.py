@@ -69,7 +69,7 @@ class Prepared:
         return RunPlan(
             run_id=self.folder.run_id,
             folder=self.folder.path,
-            job=replace(self.job, task=TaskElsewhere(self.job.task)),
+            job=replace(self.job, task=TaskElsewhere(self.job.task), data=_passed_on(self.job.data)),
             job_blob=by_value.dumps(self.job),
             job_digest=self.digest,
             train=self.sources.train,
@@ -172,6 +172,11 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
     ready.folder.update(checkpoint_uri=ready.checkpoint_uri, status="starting", owner=owner())
     save_job(folder, job, options.recipe, options.overrides)
     return ready
+
+
+def _passed_on(data: Data) -> Data:
+    """`data` for processes that do not run the user's transforms: the catalogs carry these, pickled."""
+    return replace(data, transforms=(), columns=())
 
 
 def new_folder(root: Path, name: str) -> RunFolder:

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shoal.data.pipeline.time.sleep", lambda s: None)
+    monkeypatch.setattr("shoal.data.groups.time.sleep", lambda s: None)
 
 
 def run(*arguments: object) -> Result:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shoal.data.pipeline.time.sleep", lambda s: None)
+    monkeypatch.setattr("shoal.data.groups.time.sleep", lambda s: None)
 
 
 def read(catalog: Catalog) -> list[int]:

@@ -74,7 +74,7 @@ def test_a_name_may_stand_for_two_splits(tmp_path: Path) -> None:
 
 
 def test_a_damaged_sample_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shoal.data.pipeline.time.sleep", lambda s: None)
+    monkeypatch.setattr("shoal.data.groups.time.sleep", lambda s: None)
     write(tmp_path, {"a.parquet": 40})
     break_group(tmp_path / "a.parquet", 2)
     with pytest.raises(DataError, match=r"a\.parquet: row group 2 cannot be read.*shoal data verify"):

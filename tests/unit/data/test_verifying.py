@@ -26,7 +26,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shoal.data.pipeline.time.sleep", lambda s: None)
+    monkeypatch.setattr("shoal.data.groups.time.sleep", lambda s: None)
 
 
 def said(found: Verified) -> list[tuple[str, int | None]]:

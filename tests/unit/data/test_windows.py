@@ -70,7 +70,7 @@ def test_small_data_is_read_once_for_several_epochs(tmp_path: Path, monkeypatch:
 
 
 def test_errors_name_file_and_row_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shoal.data.pipeline.time.sleep", lambda s: None)
+    monkeypatch.setattr("shoal.data.groups.time.sleep", lambda s: None)
     catalog = write(tmp_path, 60, 8)
     tasks = list(plans(catalog, catalog.order(seed=5, shuffle=False, window=8), 0, 60, task_bytes=1))
     file = tmp_path / "b.parquet"
@@ -113,7 +113,7 @@ def test_a_busy_storage_is_asked_again(tmp_path: Path, monkeypatch: pytest.Monke
     catalog = write(tmp_path, 20, 10)
     tasks = list(plans(catalog, catalog.order(seed=0, window=20), 0, 20))
     pauses: list[float] = []
-    monkeypatch.setattr("shoal.data.pipeline.time.sleep", pauses.append)
+    monkeypatch.setattr("shoal.data.groups.time.sleep", pauses.append)
 
     class Flaky(LocalFileSystem):
         """The local disk, behind a door that is shut the first few times."""
