@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _COLORS = ("#1f6feb", "#d9680f", "#1a8754", "#cf2f3c", "#7a4fd0", "#0c8599", "#8a95a3")
 """Those of the report; a line beyond them is dashed."""
+
+_LETTERS = 84
+"""In a row of the legend."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +72,7 @@ def svg(lines: Sequence[Line], axes: Axes, *, title: str) -> str:
     for share, label in axes.ticks(4):
         anchor = "end" if share == 1 else "middle" if share else "start"
         out.append(f'<text x="{left + width * share:g}" y="{bottom + 20}" text-anchor="{anchor}">{label}</text>')
+    below = bottom + 50
     for i, line in enumerate(lines):
         dash = ' stroke-dasharray="6 4"' if i // len(_COLORS) % 2 else ""
         style = f'stroke="{_COLORS[i % len(_COLORS)]}"{dash}'
@@ -77,11 +82,12 @@ def svg(lines: Sequence[Line], axes: Axes, *, title: str) -> str:
             for j, value in enumerate(line.values)
         )
         out.append(f'<polyline points="{points}" {style}/>')
-        y = bottom + 50 + 22 * i
-        out.append(f'<line x1="{left}" x2="{left + 26}" y1="{y - 4}" y2="{y - 4}" stroke-width="2" {style}/>')
-        out.append(f'<text x="{left + 36}" y="{y}">{html.escape(line.name)}</text>')
-    full = bottom + 50 + 22 * len(lines)
-    return _PAGE.format(width=left + width + 30, height=full, inside="\n".join(out))
+        out.append(f'<line x1="{left}" x2="{left + 26}" y1="{below - 4}" y2="{below - 4}" stroke-width="2" {style}/>')
+        for row in textwrap.wrap(line.name, _LETTERS):
+            out.append(f'<text x="{left + 36}" y="{below}">{html.escape(row)}</text>')
+            below += 18
+        below += 4
+    return _PAGE.format(width=left + width + 30, height=below, inside="\n".join(out))
 
 
 _PAGE = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">

@@ -131,3 +131,12 @@ def test_blocks_fill_what_they_show() -> None:
 def test_names_in_pictures_are_text() -> None:
     page = xml.fromstring(svg([Line(name="a<b & c", values=[0, 1])], Axes(x=1, x_unit="steps", y=1), title="<t>"))
     assert "a<b & c" in [t.text for t in page.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_long_names_are_broken_into_rows() -> None:
+    name = " ".join(["word"] * 60)
+    page = xml.fromstring(svg([Line(name=name, values=[0, 1])], Axes(x=1, x_unit="steps", y=1), title=""))
+    rows = [t for t in page.iter("{http://www.w3.org/2000/svg}text") if "word" in (t.text or "")]
+    assert " ".join(t.text or "" for t in rows) == name
+    assert len({t.get("y") for t in rows}) == len(rows) > 3
+    assert max(float(t.get("y", 0)) for t in rows) < float(page.get("height", 0))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from shoal.errors import ConfigError
 from shoal.job import (
@@ -123,6 +123,7 @@ def test_families_describe_themselves_and_their_source():
     assert {k.__name__ for k in KINDS} - {k.__name__ for k in sourced} == {"Constant", "Scaled"}
 
 
+@settings(deadline=None, max_examples=60)
 @given(schedules)
 def test_text_turns_back_into_the_schedule(schedule):
     assert parse(format_value(schedule, Schedule), Schedule, "schedule") == schedule

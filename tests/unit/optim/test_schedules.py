@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from shoal.job import (
@@ -65,6 +65,7 @@ def test_bounds(schedule: Schedule, progress: float) -> None:
     assert -1e-12 <= factor(schedule, progress) <= 1 + 1e-12
 
 
+@settings(deadline=None)
 @given(families.filter(lambda s: isinstance(s, (Linear, Cosine, Polynomial, Exponential, Rex, WarmupStableDecay))))
 def test_what_falls_never_rises_again_and_not_below_its_end(schedule: Any) -> None:
     after = [r for p, r in enumerate(rates(schedule, 200), 1) if p / 200 >= schedule.warmup]
@@ -151,6 +152,12 @@ def test_milestones_lie_between_steps(total: int) -> None:
     assert found == sorted(found, reverse=True)
 
 
+def test_rounding_moves_no_step_across_a_border() -> None:
+    assert 0.07 / 0.01 > 7
+    found = rates(Step(warmup=0.0, every=0.01, factor=0.9), 100)
+    assert found == [0.9**k for k in range(100)]
+
+
 def test_cycles_end_with_the_budget() -> None:
     found = rates(WarmRestarts(warmup=0.0, final=0.0, cycles=3, growth=2.0), 70)
     assert [i + 1 for i, r in enumerate(found) if r < 1e-12] == [10, 30, 70]
@@ -167,6 +174,7 @@ def test_rex_and_wsd_by_hand() -> None:
     assert factor(Rex(warmup=0.2, final=0.0), 0.6) == pytest.approx(0.5 / 0.75)
     stable = WarmupStableDecay(warmup=0.1, decay=0.4, final=0.0)
     assert factor(stable, 0.6) == pytest.approx(1.0)
+    assert factor(WarmupStableDecay(decay=0.2), 0.8) == 1.0  # 0.8 + 0.2 is not quite 1 in binary
     assert factor(stable, 0.7) == pytest.approx(1 - math.sqrt(0.25))
     assert factor(InverseSqrt(warmup=0.1), 0.4) == pytest.approx(0.5)
 
