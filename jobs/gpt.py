@@ -12,7 +12,7 @@ job = shoal.Job(
     data=shoal.Data(train="builtin:stdlib", block=129),
     batch=shoal.Batch(size=32, virtual_shards=8),
     optimizer=shoal.Optimizer(name="adamw", lr=4e-3, betas=(0.9, 0.95), weight_decay=0.1, clip_norm=1.0),
-    schedule=shoal.Schedule(name="cosine", warmup=0.1, final=0.05),
+    schedule=shoal.Cosine(warmup=0.1, final=0.05),
     budget=shoal.Budget(steps=300),
     workers=shoal.Workers(min=1, max=2),
     evaluation=shoal.Evaluation(every=100, samples=1024),

@@ -63,7 +63,8 @@ MAY_IMPORT = {
     "worker": "__version__ errors digests job membership optim data state engines tasks ray_compat orphans",
     "coordinator": "errors job membership data state tasks tracking worker ray_compat run_folder",
     "launch": "errors job data state tasks tracking coordinator audit ray_compat run_folder cli.display",
-    "cli": "errors environment __version__ run_folder job data tasks tracking audit coordinator.status launch",
+    "cli": "errors environment __version__ run_folder job data tasks tracking audit coordinator.status launch "
+    "optim.schedules",
     "__init__": "job tasks launch",
     "__main__": "cli",
 }

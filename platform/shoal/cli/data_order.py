@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shoal.cli.options import runs_option, set_option
+from shoal.cli.options import is_run, runs_option, set_option
 from shoal.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _of(name: str, overrides: Sequence[str], root: Path) -> tuple[Job, TrainingD
     from shoal.launch.prepare import find_run
     from shoal.tracking.ledger import of_kind
 
-    if not _is_run(name, root):
+    if not is_run(name, root):
         job = apply(load_recipe(name).job, overrides)
         train = resolve(job.data, root, tuple(job.task.columns)).train
         return job, train, job.budget.total_steps(job.batch.size, train.samples)
@@ -71,11 +71,6 @@ def _of(name: str, overrides: Sequence[str], root: Path) -> tuple[Job, TrainingD
             f"data back"
         )
     return job, train, int(began["total_steps"])
-
-
-def _is_run(name: str, root: Path) -> bool:
-    """A folder, or a name that is no recipe's: those are files that end in .py, with or without `:NAME`."""
-    return Path(name).is_dir() or (root / name).is_dir() or ".py" not in Path(name).name
 
 
 def _shards(job: Job, found: list[Located]) -> Iterator[tuple[int, list[Located]]]:

@@ -2,6 +2,23 @@
 
 from shoal.job.augment import Crop, CutMix, Erase, Flip, MaskTokens, Mixup
 from shoal.job.sampling import Curriculum, LengthWarmup, Source
+from shoal.job.schedules import (
+    Constant,
+    Cosine,
+    Exponential,
+    InverseSqrt,
+    Linear,
+    OneCycle,
+    Piecewise,
+    Polynomial,
+    Rex,
+    Scaled,
+    Step,
+    Triangular,
+    Triangular2,
+    WarmRestarts,
+    WarmupStableDecay,
+)
 from shoal.job.spec import (
     Batch,
     Budget,
@@ -12,7 +29,6 @@ from shoal.job.spec import (
     Failures,
     Job,
     Optimizer,
-    Schedule,
     Workers,
 )
 
@@ -20,6 +36,8 @@ __all__ = [
     "Batch",
     "Budget",
     "Checkpoints",
+    "Constant",
+    "Cosine",
     "Crop",
     "Curriculum",
     "CutMix",
@@ -27,14 +45,26 @@ __all__ = [
     "Engine",
     "Erase",
     "Evaluation",
+    "Exponential",
     "Failures",
     "Flip",
+    "InverseSqrt",
     "Job",
     "LengthWarmup",
+    "Linear",
     "MaskTokens",
     "Mixup",
+    "OneCycle",
     "Optimizer",
-    "Schedule",
+    "Piecewise",
+    "Polynomial",
+    "Rex",
+    "Scaled",
     "Source",
+    "Step",
+    "Triangular",
+    "Triangular2",
+    "WarmRestarts",
+    "WarmupStableDecay",
     "Workers",
 ]

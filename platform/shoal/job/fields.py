@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from shoal.job.text_values import format_value
+from shoal.job.text_values import format_value, is_choice, is_made, made_as
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One value of a job."""
+    """One value of a job, or of a group which of several kinds it is."""
 
     name: str
     value: Any
@@ -23,6 +23,8 @@ class Leaf:
 
     @property
     def text(self) -> str:
+        if is_choice(self.annotation) and is_made(self.value):
+            return made_as(self.value)
         return format_value(self.value, self.annotation)
 
 
@@ -30,7 +32,7 @@ def is_group(value: Any) -> bool:
     """Whether `value` has parts with names of their own: a dataclass, or a dictionary with plain names."""
     if isinstance(value, dict):
         return bool(value) and all(isinstance(k, str) and k and not set(k) & set(".= \t\n") for k in value)
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+    return is_made(value)
 
 
 def parts(group: Any) -> dict[str, Leaf]:
@@ -45,9 +47,14 @@ def parts(group: Any) -> dict[str, Leaf]:
 
 
 def leaves(value: Any, prefix: str = "") -> Iterator[Leaf]:
-    """All values in `value` that have no parts of their own, by dotted name."""
+    """All values in `value` that have no parts of their own, by dotted name.
+
+    Of a group that may be of several kinds (`schedule`) also its own name: the kind comes before its values.
+    """
     for name, part in parts(value).items():
         dotted = f"{prefix}{name}"
+        if is_made(part.value) and is_choice(part.annotation):
+            yield Leaf(dotted, part.value, part.annotation)
         if is_group(part.value):
             yield from leaves(part.value, f"{dotted}.")
         else:
@@ -78,15 +85,11 @@ def flatten(job: Any) -> dict[str, str]:
     keeps these.
     """
     out: dict[str, str] = {}
-    for name, part in parts(job).items():
-        if name == "task":
-            out["task"] = type(part.value).__qualname__
-            found: Iterator[Leaf] = leaves(part.value, "task.") if is_group(part.value) else _attributes(part.value)
-        elif is_group(part.value):
-            found = leaves(part.value, f"{name}.")
-        else:
-            found = iter([part])
-        out.update({leaf.name: leaf.text for leaf in found})
+    task = job.task
+    out["task"] = type(task).__qualname__
+    if not is_group(task):
+        out.update({leaf.name: leaf.text for leaf in _attributes(task)})
+    out.update({leaf.name: leaf.text for leaf in leaves(job) if leaf.name != "task"})
     return out
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from shoal.errors import ConfigError
 from shoal.job.fields import is_group, leaves, parts
 from shoal.job.spec import Budget, Job
-from shoal.job.text_values import parse
+from shoal.job.text_values import is_choice, is_made, parse
 
 T = TypeVar("T")
 
@@ -20,46 +19,53 @@ def apply(job: Job, overrides: Sequence[str]) -> Job:
     """`job` with `overrides` such as `"workers.max=4"` applied, all at once; of equal names the last counts.
 
     Values are read by the fields' types, and all checks of the job run again, on the result only. A kind of budget
-    replaces the other kinds. Fields of the task are set the same way if it is a dataclass. Raises ConfigError for an
-    unknown name (with the nearest valid one and those of its level), a value of the wrong type, and whatever the job
-    refuses.
+    replaces the other kinds. Fields of the task are set the same way if it is a dataclass. What may be of several kinds
+    can be set as a whole (`schedule=Rex`), and its values with it (`schedule.warmup=0.1`), which then are those of the
+    new kind. Raises ConfigError for an unknown name (with the nearest valid one and those of its level), a value of the
+    wrong type, and whatever the job refuses.
     """
-    tree: dict[str, Any] = {}
+    given: dict[str, str] = {}
     for override in overrides:
         name, sign, text = override.partition("=")
-        name = name.strip()
-        if not sign or not name:
+        if not sign or not name.strip():
             raise ConfigError(f"override {override!r} is not name=value; write for example --set optimizer.lr=3e-4")
-        _check_name(job, name)
-        *groups, last = name.split(".")
+        given[name.strip()] = text
+    tree: dict[str, Any] = {}
+    for name in sorted(given, key=lambda name: name.count(".")):  # wholes before their parts
+        _check_name(job, name, given)
         node = tree
+        *groups, last = name.split(".")
         for group in groups:
             node = node.setdefault(group, {})
-            if isinstance(node, str):
-                raise ConfigError(f"{name} and the whole of {group} are both set; set one of them")
-        if isinstance(node.get(last), dict):
-            raise ConfigError(f"{name} as a whole and a part of it are both set; set one of them")
-        node[last] = text
+        node[last] = {_WHOLE: given[name]}
     return _rebuild(job, tree, "") if tree else job
 
 
-def _check_name(job: Job, name: str) -> None:
-    """Raise ConfigError unless `name` is a value of the job, and can be set."""
+_WHOLE = ""
+"""In the tree of what is set: the text of a value itself, beside those of its parts."""
+
+
+def _check_name(job: Job, name: str, given: Mapping[str, str]) -> None:
+    """Raise ConfigError unless `name` is a value of the job, as it is once `given` is set, and can be set."""
     at: Any = job
-    seen, optional = "", False
+    seen, choice = "", False
     for word in name.split("."):
         if not is_group(at):
             raise ConfigError(_no_parts(at, seen, name))
         known = parts(at)
         if word not in known:
-            raise ConfigError(
-                f"there is no {name}{_nearest(job, name)}. {seen or 'A job'} has: {', '.join(known) or 'no fields'}"
-            )
-        at, optional = known[word].value, type(None) in typing.get_args(known[word].annotation)
+            kind = f"{seen} is {type(at).__name__} (another kind: {seen}=NAME), which" if choice else seen or "A job"
+            raise ConfigError(f"there is no {name}{_nearest(job, name)}. {kind} has: {', '.join(known) or 'no fields'}")
+        part = known[word]
+        at, choice = part.value, is_choice(part.annotation)
         seen = f"{seen}.{word}" if seen else word
+        if seen in given and seen != name:
+            if not choice and is_group(at):
+                raise ConfigError(f"{name} and the whole of {seen} are both set; set one of them")
+            at = parse(given[seen], part.annotation, seen) if choice else at
     if seen == "task":
         raise ConfigError("task cannot be set as text; choose it in the recipe, and set its fields: task.NAME=VALUE")
-    if dataclasses.is_dataclass(at) and not optional:
+    if is_made(at) and not choice:
         raise ConfigError(f"{name} is a group of values; set one of {', '.join(f'{name}.{p}' for p in parts(at))}")
 
 
@@ -85,15 +91,16 @@ def _nearest(job: Job, name: str) -> str:
 
 
 def _rebuild(value: T, changes: dict[str, Any], prefix: str) -> T:
-    """`value` with `changes` (name -> text, or changes of a part) made at once, so that only the result is checked."""
+    """`value` with `changes` (name -> text of it, changes of its parts) made at once: only the result is checked."""
     known = parts(value)
     new: dict[str, Any] = {}
     for name, change in changes.items():
         part = known[name]
-        if isinstance(change, str):
-            new[name] = parse(change, part.annotation, f"{prefix}{name}")
-        else:
-            new[name] = _rebuild(part.value, change, f"{prefix}{name}.")
+        inside = {word: c for word, c in change.items() if word != _WHOLE}
+        whole = change.get(_WHOLE)
+        new[name] = part.value if whole is None else parse(whole, part.annotation, f"{prefix}{name}")
+        if inside:
+            new[name] = _rebuild(new[name], inside, f"{prefix}{name}.")
     if isinstance(value, dict):
         return type(value)({**value, **new})
     if isinstance(value, Budget) and any(v is not None for v in new.values()):
@@ -103,5 +110,5 @@ def _rebuild(value: T, changes: dict[str, Any], prefix: str) -> T:
     except ConfigError:
         raise
     except Exception as error:
-        said = ", ".join(f"{prefix}{name}={v}" for name, v in changes.items())
+        said = ", ".join(f"{prefix}{name}={new[name]}" for name in changes)
         raise ConfigError(f"{said} is refused: {type(error).__name__}: {error}") from error

@@ -13,6 +13,7 @@ from shoal.errors import ConfigError
 from shoal.job.augment import Augmentation, check_augmentations, check_fit
 from shoal.job.checks import at_least, choice, fraction, positive
 from shoal.job.sampling import Curriculum, LengthWarmup, Source
+from shoal.job.schedules import Cosine, Schedule, check_schedule
 from shoal.job.transforms import Transform, check_transforms
 
 if TYPE_CHECKING:
@@ -143,22 +144,6 @@ class Optimizer:
             positive("optimizer.clip_norm", self.clip_norm)
         if self.ema is not None:
             fraction("optimizer.ema", self.ema)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Schedule:
-    """The learning rate as a function of progress, the fraction of the budget that is used."""
-
-    name: Literal["constant", "linear", "cosine"] = "cosine"
-    warmup: float = 0.05
-    """Fraction of the budget over which the rate rises from 0 to its peak."""
-    final: float = 0.1
-    """Rate at the end, as a fraction of the peak (linear and cosine)."""
-
-    def __post_init__(self) -> None:
-        choice("schedule.name", self.name, ("constant", "linear", "cosine"))
-        fraction("schedule.warmup", self.warmup)
-        fraction("schedule.final", self.final, closed=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -306,7 +291,8 @@ class Job:
     name: str = "job"
     batch: Batch = field(default_factory=Batch)
     optimizer: Optimizer = field(default_factory=Optimizer)
-    schedule: Schedule = field(default_factory=Schedule)
+    schedule: Schedule = field(default_factory=Cosine)
+    """The learning rate as a function of progress; docs/schedules.md has the families."""
     workers: Workers = field(default_factory=Workers)
     engine: Engine = field(default_factory=Engine)
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -326,6 +312,7 @@ class Job:
                 )
         if not self.name or any(c in self.name for c in "/\\ \t\n"):
             raise ConfigError(f"name={self.name!r} must be a word that can name a folder (no spaces, no slashes)")
+        check_schedule("schedule", self.schedule)
         check_fit(self.data.augment, self.task, self.batch.shard_size)
         if self.workers.max > self.batch.virtual_shards:
             raise ConfigError(

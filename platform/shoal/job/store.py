@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ FORMAT = 1
 PICKLE = "job.pkl"
 
 _DECIDING = {
-    *("task", "seed", "engine.precision", "batch.size", "batch.virtual_shards"),
+    *("task", "schedule", "seed", "engine.precision", "batch.size", "batch.virtual_shards"),
     *("data.train", "data.block", "data.shuffle", "data.window", "data.augment"),
     *("data.sources", "data.temperature", "data.replacement", "data.transforms", "data.columns"),
 }
@@ -87,10 +87,9 @@ def load_job(folder: RunFolder, extra_overrides: Sequence[str] = ()) -> Job:
     """
     said = _read(folder)
     job = apply(load_recipe(folder.path / said["source"]).job, said["overrides"])
-    now, then = flatten(job), said["values"]
-    drifted = [name for name in then if now.get(name) != then[name]]
+    then = said["values"]
     try:
-        job = apply(job, [f"{name}={then[name]}" for name in drifted])
+        job = apply(job, [f"{name}={then[name]}" for name in _changed(flatten(job), then)])
     except ConfigError as error:
         raise ConfigError(
             f"the job of {folder.path} cannot be restored as it was: {error}. Use the version of Shoal and of the task "
@@ -140,14 +139,20 @@ def _overrides_between(base: Job, job: Job) -> list[str] | None:
     before, after = flatten(base), flatten(job)
     # One kind of budget replaces the others, so that only the one that counts needs to be said.
     overrides = [
-        f"{name}={text}"
-        for name, text in after.items()
-        if before.get(name) != text and not (name.startswith("budget.") and text == "none")
+        f"{name}={after[name]}"
+        for name in _changed(before, after)
+        if not (name.startswith("budget.") and after[name] == "none")
     ]
     try:
         return overrides if flatten(apply(base, overrides)) == after else None
     except ConfigError:
         return None
+
+
+def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """Names in `after` whose text is another one, and all values of a group that is of another kind now."""
+    names = [name for name, text in after.items() if before.get(name) != text]
+    return [name for name in after if any(name == n or name.startswith(f"{n}.") for n in names)]
 
 
 def _write_atomically(path: Path, content: bytes) -> None:

@@ -2,7 +2,7 @@
 
 Plainly: `3e-4`, `true`, `none`, `gpt`, `0.9,0.95`, `accelerator:1,disk:2` (pairs). Where that would be ambiguous, and
 for whatever else, Python literals: `'none'`, `("a,b", "c")`, `{"layers": 2}` (JSON will do, too). A dataclass that the
-annotation names is written as it is made: `Crop(padding=4)`; several with commas between.
+annotation names is written as it is made: `Crop(padding=4)`, or only `Crop`; several with commas between.
 """
 
 from __future__ import annotations
@@ -53,6 +53,21 @@ def format_value(value: Any, annotation: Any = Any) -> str:
         except (_Refused, ConfigError):
             continue
     return plain
+
+
+def made_as(value: Any) -> str:
+    """A dataclass's value by its name and those of its fields that have no default: `Rex`, `Scaled(by=0.3, of=Rex())`.
+
+    With its other fields it is the value again.
+    """
+    needed = [f.name for f in dataclasses.fields(value) if f.init and _has_no_default(f)]
+    said = ", ".join(f"{name}={getattr(value, name)!r}" for name in needed)
+    return f"{type(value).__name__}({said})" if said else type(value).__name__
+
+
+def is_choice(annotation: Any) -> bool:
+    """Whether several types may stand there."""
+    return _split(annotation)[0] is Union
 
 
 class _Refused(Exception):
@@ -176,7 +191,7 @@ def _literal(text: str) -> Any:
 
 
 def _expression(text: str, annotation: Any) -> Any:
-    """A Python literal in which dataclasses that `annotation` names may stand: `Name(field=literal, …)`."""
+    """A Python literal in which dataclasses that `annotation` names may stand: `Name(field=literal, …)` or `Name`."""
     try:
         return _evaluated(ast.parse(text.strip(), mode="eval").body, _dataclasses(annotation))
     except ConfigError:  # a ValueError, too, but one that says what it is about
@@ -188,14 +203,15 @@ def _expression(text: str, annotation: Any) -> Any:
 def _evaluated(node: ast.expr, kinds: Mapping[str, Any]) -> Any:
     if isinstance(node, (ast.Tuple, ast.List)):
         return tuple(_evaluated(item, kinds) for item in node.elts)
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+    call = node if isinstance(node, ast.Call) else ast.Call(func=node, args=[], keywords=[])
+    if not isinstance(call.func, ast.Name):
         return ast.literal_eval(node)
-    name = node.func.id
+    name = call.func.id
     if name not in kinds:
         raise _Refused(nearest(name, list(kinds)))
-    if node.args or any(word.arg is None for word in node.keywords):
+    if call.args or any(word.arg is None for word in call.keywords):
         raise _Refused(f"; name the fields: {name}(field=value)")
-    return _made(kinds[name], {str(word.arg): word.value for word in node.keywords})
+    return _made(kinds[name], {str(word.arg): word.value for word in call.keywords})
 
 
 def _made(kind: Any, given: Mapping[str, ast.expr]) -> Any:
@@ -204,8 +220,7 @@ def _made(kind: Any, given: Mapping[str, ast.expr]) -> Any:
     unknown = [word for word in given if word not in fields]
     if unknown:
         raise _Refused(f"; {name} has {', '.join(fields)}, and no {unknown[0]}{nearest(unknown[0], list(fields))}")
-    absent = (dataclasses.MISSING, dataclasses.MISSING)
-    missing = [f.name for f in fields.values() if (f.default, f.default_factory) == absent and f.name not in given]
+    missing = [f.name for f in fields.values() if _has_no_default(f) and f.name not in given]
     if missing:
         raise _Refused(f"; {name} needs {' and '.join(missing)}")
     types_, values = _types_of(kind), {}
@@ -223,6 +238,10 @@ def _made(kind: Any, given: Mapping[str, ast.expr]) -> Any:
         raise
     except Exception as error:  # the user's own dataclass may raise anything
         raise ConfigError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def _has_no_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _types_of(kind: Any) -> dict[str, Any]:
@@ -328,7 +347,7 @@ def _format(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, enum.Enum):
         return value.name
-    if isinstance(value, (tuple, list)) and any(map(_is_made, value)):
+    if isinstance(value, (tuple, list)) and any(map(is_made, value)):
         return ", ".join(map(_format, value))
     if isinstance(value, (tuple, list)):
         rows = [item if isinstance(item, (tuple, list)) else [item] for item in value]
@@ -341,7 +360,7 @@ def _format(value: Any) -> str:
         return json.dumps(value.to_dict(), sort_keys=True, default=str)
     if isinstance(value, (str, Path)):
         return str(value)
-    if _is_made(value):
+    if is_made(value):
         # What is None by default and None now is left out: a field that comes later changes no text of today.
         said = {f.name: (getattr(value, f.name), f.default) for f in dataclasses.fields(value) if f.init}
         inside = ", ".join(f"{name}={now!r}" for name, (now, usual) in said.items() if (now, usual) != (None, None))
@@ -349,5 +368,6 @@ def _format(value: Any) -> str:
     return _ADDRESS.sub("", repr(value))
 
 
-def _is_made(value: Any) -> bool:
+def is_made(value: Any) -> bool:
+    """Whether `value` is a dataclass's value (and not the class)."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)

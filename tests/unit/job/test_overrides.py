@@ -171,7 +171,7 @@ def test_what_is_wrong_is_refused_with_value_reason_and_remedy(overrides, messag
         apply(a_job(), overrides)
 
 
-def test_a_whole_and_a_part_of_it_cannot_both_be_set():
+def test_a_whole_dictionary_and_a_part_of_it_cannot_both_be_set():
     job = a_job(Net(config={"a": 1}))
     for sets in (['task.config={"b": 1}', "task.config.a=2"], ["task.config.a=2", 'task.config={"b": 1}']):
         with pytest.raises(ConfigError, match="both set"):
