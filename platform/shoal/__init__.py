@@ -23,6 +23,7 @@ from shoal.job import (
     Mixup,
     Optimizer,
     Schedule,
+    Selection,
     Source,
     Workers,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "Mixup",
     "Optimizer",
     "Schedule",
+    "Selection",
     "Source",
     "Task",
     "Workers",

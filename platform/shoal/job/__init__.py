@@ -1,7 +1,7 @@
 """The job as frozen values: checks, defaults, overrides, recipes. Imports neither Ray nor torch."""
 
 from shoal.job.augment import Crop, CutMix, Erase, Flip, MaskTokens, Mixup
-from shoal.job.sampling import Curriculum, LengthWarmup, Source
+from shoal.job.sampling import Curriculum, LengthWarmup, Selection, Source
 from shoal.job.spec import (
     Batch,
     Budget,
@@ -35,6 +35,7 @@ __all__ = [
     "Mixup",
     "Optimizer",
     "Schedule",
+    "Selection",
     "Source",
     "Workers",
 ]

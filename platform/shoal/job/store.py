@@ -27,7 +27,15 @@ _DECIDING = {
     *("data.train", "data.block", "data.shuffle", "data.window", "data.augment"),
     *("data.sources", "data.temperature", "data.replacement"),
 }
-_DECIDING_GROUPS = ("task.", "optimizer.", "schedule.", "budget.", "data.curriculum.", "data.length_warmup.")
+_DECIDING_GROUPS = (
+    "task.",
+    "optimizer.",
+    "schedule.",
+    "budget.",
+    "data.curriculum.",
+    "data.length_warmup.",
+    "data.selection.",
+)
 _UNUSED = {("data.augment", ""), ("data.sources", ""), ("data.replacement", "false")}
 """Values that count no more than None does."""
 
