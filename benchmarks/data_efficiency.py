@@ -1,8 +1,9 @@
-"""Do curricula and short sequences save samples? Samples and seconds until a fixed validation loss.
+"""Do curricula, short sequences and selection by loss save samples? Samples and seconds until a fixed validation loss.
 
-On the default corpus; the same small language model, budget, optimizer and seeds, and only the data's order or its
-length differs. A run is evaluated every few steps; between two evaluations the loss is taken for linear. Seconds are
-those of the training steps.
+On the default corpus; the same small language model, steps, optimizer and seeds, and only the data's order, its length
+or which samples are trained on differs. Samples are those that are trained on; the arms that select also read and score
+the ones that they leave out, which the seconds say. A run is evaluated every few steps; between two evaluations the
+loss is taken for linear. Seconds are those of the training steps.
 
     python -m benchmarks.data_efficiency [--seeds 3] [--steps 400] [--target 1.75]
 """
@@ -31,12 +32,14 @@ ARMS: dict[str, dict] = {
     "hardest first": {"curriculum": shoal.Curriculum(start=0.3, until=0.4, pacing="root", hardest_first=True)},
     "sequence warm-up": {"length_warmup": shoal.LengthWarmup(start=32, until=0.3, multiple=16)},
     "with replacement": {"replacement": True},
+    "importance": {"selection": shoal.Selection(rule="importance")},
+    "hardest half": {"selection": shoal.Selection(rule="hardest")},
 }
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Validation loss along a run: (samples, seconds of training, loss), in order."""
+    """Validation loss along a run: (samples trained on, seconds of training, loss), in order."""
 
     points: list[tuple[int, float, float]]
 

@@ -11,7 +11,7 @@ Entry = dict[str, Any]
 
 
 def start(time: float, run: str = "gpt-20261120-083112-a1b2") -> Entry:
-    whole = {"samples": 81920, "batch_size": 64, "total_steps": 400}
+    whole = {"samples": 81920, "positions": [[1, 64]], "total_steps": 400}
     return {"kind": "start", "time": time, "run": run, "job_digest": "5f2a91c07be3d4aa", **whole}
 
 

@@ -323,7 +323,7 @@ class Coordinator:
         return Tally(
             leasing.view,
             first_step=leasing.first_step,
-            batch_size=self.world.plan.batch_size,
+            positions=self.world.plan.positions,
             sharded=self.world.sharded,
             last_due=leasing.last_due,
         )

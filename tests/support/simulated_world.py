@@ -15,6 +15,7 @@ from shoal.membership.leasing import Due, Plan
 from shoal.membership.messages import Fresh, Held, InMemory, Source, Stored, ViewEnd
 from shoal.membership.recovery import Choice, Formed, Remembered
 from shoal.membership.view import Lease, MemberId, View
+from shoal.positions import Positions
 from tests.support.simulated_workers import Group, State, Worker
 
 if TYPE_CHECKING:
@@ -50,9 +51,8 @@ class Scenario:
 
     def plan(self) -> Plan:
         return Plan(
-            batch_size=self.virtual_shards * 2,
+            positions=Positions.even(self.virtual_shards * 2, self.total_steps),
             virtual_shards=self.virtual_shards,
-            total_steps=self.total_steps,
             evaluate_every=self.evaluate_every,
             checkpoint_every=self.checkpoint_every,
             export=True,
@@ -181,10 +181,10 @@ class World:
         step = leases[0].step
         assert view.number == self.ledger.formed[-1].view.number, f"{view} trains after a later view was formed"
         assert [m.view for m in leases] == [view.number] * view.size
-        batch = self.plan.batch_size
-        ends = [(step - 1) * batch, *(m.stop for m in leases)]
+        start, stop = self.plan.positions.of(step)
+        ends = [start, *(m.stop for m in leases)]
         assert [m.start for m in leases] == ends[:-1], f"step {step} of {view}: samples not contiguous: {leases}"
-        assert ends[-1] == step * batch, f"step {step} of {view}: samples missing: {leases}"
+        assert ends[-1] == stop, f"step {step} of {view}: samples missing: {leases}"
         assert len({(m.evaluate, m.checkpoint, m.snapshot) for m in leases}) == 1, f"flags differ: {leases}"
         assert all(m.start < m.stop for m in leases), f"step {step} of {view}: a member without work: {leases}"
         self.made_steps.add((view.number, step))

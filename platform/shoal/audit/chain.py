@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shoal.positions import Positions
+
 Entry = Mapping[str, Any]
 
 MISSING, PRESENT = 0, 1
@@ -52,12 +54,13 @@ class Spans:
 class Chain:
     """The commits of one run, in the order of its ledger.
 
-    `batch` are the samples of a step; None: those of the first commit. `forked`: it began with another run's
-    checkpoint, as its first `resume` says. The state is small: nine bytes per step.
+    `positions` are those that its steps have to read; None: as the ledger's first entry says, or, if that is silent, as
+    many in each step as in the first commit. `forked`: it began with another run's checkpoint, as its first `resume`
+    says. The state is small: nine bytes per step.
     """
 
-    def __init__(self, batch: int | None = None, *, forked: bool = False) -> None:
-        self.batch = batch
+    def __init__(self, positions: Positions | None = None, *, forked: bool = False) -> None:
+        self.positions = positions
         self.first = 1
         """The first step that is this run's own: more than 1 if it began with another run's checkpoint."""
         self.start: dict[str, Any] = {}
@@ -92,8 +95,8 @@ class Chain:
 
     def range_of(self, step: int) -> tuple[int, int]:
         """The samples [a, b) of the endless stream that a step of this run has to use."""
-        assert self.batch is not None, "there are no steps without a batch"
-        return (step - 1) * self.batch, step * self.batch
+        assert self.positions is not None, "there are no steps that read nothing"
+        return self.positions.of(step)
 
     def add(self, entries: Iterable[Entry]) -> Chain:
         """Go on with further entries, in the ledger's order."""
@@ -113,7 +116,8 @@ class Chain:
 
     def _start(self, entry: Entry) -> None:
         self.start.update(entry)
-        self.batch = self.batch or entry.get("batch_size")
+        if self.positions is None and entry.get("positions"):
+            self.positions = Positions.from_json(entry["positions"], int(entry["total_steps"]))
         self.epoch_samples = entry.get("samples", self.epoch_samples)
 
     def _begin_view(self, entry: Entry) -> None:
@@ -149,7 +153,7 @@ class Chain:
     def _commit(self, entry: Entry) -> None:
         step, low, high = int(entry["step"]), *map(int, entry["samples"])
         self._began = True
-        self.batch = self.batch or high - low
+        self.positions = self.positions or Positions.even(high - low, step)
         if self.epoch_samples is None and entry.get("epoch"):
             self.epoch_samples = round(high / entry["epoch"])
         self._belongs(entry, step)
@@ -218,7 +222,7 @@ class Chain:
 
     def coverage(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """Ranges of samples between the first and the last that were used by no step that counts, and by several."""
-        if self.batch is None or self.last < self.first:
+        if self.positions is None or self.last < self.first:
             return [], []
         begin, at = self.range_of(self.first)[0], self.range_of(self.first)[0]
         missing, doubled = [], []

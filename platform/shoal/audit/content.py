@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -54,7 +54,8 @@ def compare(
     differ, equal, unknown = Spans(), 0, 0
     if first <= last:
         start, stop = chain.range_of(first)[0], chain.range_of(last)[1]
-        for step, samples in enumerate(reading.slices(start, stop, (stop - start) // (last - first + 1)), first):
+        sizes = (high - low for low, high in map(chain.range_of, range(first, last + 1)))
+        for step, samples in enumerate(reading.slices(start, stop, sizes), first):
             said = chain.digest(step)
             if not said:
                 unknown += 1
@@ -80,8 +81,9 @@ class Reading:
     mixture: Mixture | None = None
     """None: there is one source."""
 
-    def slices(self, start: int, stop: int, size: int) -> Iterator[Samples]:
-        """Consecutive slices of `size` samples of positions [start, stop) of the endless stream."""
+    def slices(self, start: int, stop: int, sizes: Iterable[int]) -> Iterator[Samples]:
+        """Consecutive slices of positions [start, stop) of the endless stream, of `sizes` samples each; together they
+        are all of them."""
         mixture = self.mixture
         spans = [(start, stop)] if mixture is None else mixture.ranges(start, stop)
         with ExitStack() as stack:
@@ -91,13 +93,15 @@ class Reading:
             ]
             for take in takes:
                 next(take)  # up to where it waits to be told how many
-            for at in range(start, stop, size):
+            at = start
+            for size in sizes:
                 if mixture is None:
                     yield takes[0].send(size)
                     continue
                 counts = [high - low for low, high in mixture.ranges(at, at + size)]
                 parts = [take.send(n) if n else None for take, n in zip(takes, counts, strict=True)]
                 yield mixed(mixture.sources(at, at + size), parts)
+                at += size
 
 
 def _take(catalog: Catalog, order: Order, start: int, stop: int) -> Generator[Samples, int, None]:

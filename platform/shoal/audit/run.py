@@ -15,7 +15,9 @@ from shoal.data.order import Order
 from shoal.data.sources import resolve
 from shoal.errors import DataError, ShoalError
 from shoal.job import Data, Job
+from shoal.job.steps import total_steps
 from shoal.job.store import load_job
+from shoal.positions import Positions
 from shoal.run_folder import RunFolder
 from shoal.tracking.ledger import scan
 
@@ -61,10 +63,10 @@ def audit_run(
     """
     begun, said = time.perf_counter(), folder.read()
     values = _values(folder)
-    batch = values.get("batch.size")
+    total, spans = said.get("total_steps"), said.get("positions")
     forked_from = said.get("forked_from")
-    chain = Chain(int(batch) if batch else None, forked=bool(forked_from)).add(e for e, _ in scan(folder.ledger))
-    total = said.get("total_steps")
+    positions = Positions.from_json(spans, total) if spans and total else None
+    chain = Chain(positions, forked=bool(forked_from)).add(e for e, _ in scan(folder.ledger))
     epochs = epochs_of(chain) if _each_once(values) else None
     faults = chain.faults(total) + list(epochs.faults() if epochs else ())
     compared, orders, unproven = None, 0, ""
@@ -87,7 +89,7 @@ def audit_run(
     )  # fmt: skip
 
 
-def _data(folder: RunFolder, chain: Chain, total_steps: int | None) -> tuple[Job, Reading]:
+def _data(folder: RunFolder, chain: Chain, all_steps: int | None) -> tuple[Job, Reading]:
     """The job and its training data. Raises DataError if these are not the data that the run was trained on."""
     job = load_job(folder)
     train = resolve(job.data, folder.root, tuple(job.task.columns)).train
@@ -97,7 +99,7 @@ def _data(folder: RunFolder, chain: Chain, total_steps: int | None) -> tuple[Job
             f"{train.uri} is not what the run was trained on: it has {train.samples} samples (digest "
             f"{train.digest[:12]}), then it had {chain.epoch_samples} (digest {then[:12]}); bring the old data back"
         )
-    mixture, orders = train.ordered(job, total_steps or job.budget.total_steps(job.batch.size, train.samples))
+    mixture, orders = train.ordered(job, all_steps or total_steps(job, train.samples))
     return job, Reading(train.catalogs, orders, mixture)
 
 

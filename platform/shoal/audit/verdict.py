@@ -103,13 +103,15 @@ def _content(audit: Audit) -> list[str]:
 
 
 def as_json(audit: Audit) -> dict[str, Any]:
-    """What machines read. Ranges of positions are [start, stop); steps and epochs count from 1, both ends included."""
+    """What machines read. Ranges of positions are [start, stop); steps and epochs count from 1, both ends included.
+    `positions`: (first step, samples that each step from it on reads)."""
     chain, epochs, content = audit.chain, audit.epochs, audit.content
+    spans = chain.positions.spans if chain.positions else None
     return {
         "run_id": audit.run_id,
         "clean": audit.clean,
         "faults": [{"kind": f.kind, "text": f.text, "steps": f.steps} for f in audit.faults],
-        "steps": {"first": chain.first, "last": chain.last, "total": audit.total_steps, "batch_size": chain.batch},
+        "steps": {"first": chain.first, "last": chain.last, "total": audit.total_steps, "positions": spans},
         "forked_from": audit.forked_from,
         "rolled_back": [{"first": b.first, "last": b.last, "reason": b.reason} for b in chain.rolled_back],
         "views": chain.views,

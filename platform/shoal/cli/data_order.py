@@ -28,7 +28,9 @@ def order(*, job: str, step: int, overrides: tuple[str, ...], as_json: bool, run
     """Which samples step T of JOB uses: position in the endless stream, epoch, file, row group and row of each, by
     virtual shard. JOB is a recipe, or a run (its id or folder).
 
-    The order is a function of the job and its data: nothing is trained, and no worker is asked.
+    The order is a function of the job and its data: nothing is trained, and no worker is asked. Where the job selects
+    samples by their losses (data.selection), these are the candidates; which of them are trained on, only the weights
+    of that step can tell.
 
     \b
     shoal data order jobs/digits.py --step 17
@@ -50,6 +52,7 @@ def _of(name: str, overrides: Sequence[str], root: Path) -> tuple[Job, TrainingD
     from shoal.data.sources import resolve
     from shoal.job.overrides import apply
     from shoal.job.recipe import load_recipe
+    from shoal.job.steps import total_steps
     from shoal.job.store import load_job
     from shoal.launch.prepare import find_run
     from shoal.tracking.ledger import of_kind
@@ -57,13 +60,13 @@ def _of(name: str, overrides: Sequence[str], root: Path) -> tuple[Job, TrainingD
     if not is_run(name, root):
         job = apply(load_recipe(name).job, overrides)
         train = resolve(job.data, root, tuple(job.task.columns)).train
-        return job, train, job.budget.total_steps(job.batch.size, train.samples)
+        return job, train, total_steps(job, train.samples)
     folder = find_run(root, name)
     job = load_job(folder, overrides)
     train = resolve(job.data, folder.root, tuple(job.task.columns)).train
     began = next(iter(reversed(list(of_kind(folder.ledger, "start")))), None)
     if overrides or began is None:  # another job than the run's, or a run that has not begun
-        return job, train, job.budget.total_steps(job.batch.size, train.samples)
+        return job, train, total_steps(job, train.samples)
     if (began["data_digest"], began["samples"]) != (train.digest, train.samples):
         raise DataError(
             f"{train.uri} is not what run {folder.run_id} is trained on: it has {train.samples} samples (digest "
@@ -74,9 +77,17 @@ def _of(name: str, overrides: Sequence[str], root: Path) -> tuple[Job, TrainingD
 
 
 def _shards(job: Job, found: list[Located]) -> Iterator[tuple[int, list[Located]]]:
-    size = job.batch.shard_size
+    size = len(found) // job.batch.virtual_shards
     for shard in range(job.batch.virtual_shards):
         yield shard, found[shard * size : (shard + 1) * size]
+
+
+def _selection(job: Job, found: list[Located]) -> dict[str, Any] | None:
+    """How the step selects among its samples, by virtual shard; None: it trains on all."""
+    places, candidates = job.batch.shard_size, len(found) // job.batch.virtual_shards
+    if job.data.selection is None or candidates == places:
+        return None
+    return {"rule": job.data.selection.rule, "trained_on": places, "of": candidates}
 
 
 def _folders(train: TrainingData) -> dict[str, str]:
@@ -91,6 +102,11 @@ def _lines(job: Job, train: TrainingData, step: int, found: list[Located]) -> It
     groups = {(at.place.file, at.place.row_group) for at in found}
     yield f"step {step}: positions {first} to {last} of the endless stream, from {len(groups)} of the row groups"
     folders = _folders(train)
+    if selection := _selection(job, found):
+        yield (
+            f"selection by {selection['rule']}: these are the candidates; {selection['trained_on']} of each shard's "
+            f"{selection['of']} are trained on, which ones the losses decide"
+        )
     yield from (f"{f'source {name}' if name else 'data'}: {folder}" for name, folder in folders.items())
     mixed = len(folders) > 1
     files = {at.place.file: at.place.file[len(folders[at.source]) :].lstrip("/") for at in found}
@@ -110,6 +126,7 @@ def _as_json(job: Job, train: TrainingData, step: int, found: list[Located]) -> 
         "step": step,
         "positions": [found[0].position, found[-1].position + 1],
         "seed": job.seed,
+        "selection": _selection(job, found),
         "data": {"uri": train.uri, "digest": train.digest, "samples": train.samples},
         "shards": [
             {

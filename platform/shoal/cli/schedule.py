@@ -163,9 +163,11 @@ def _find(name: str, overrides: Sequence[str], root: Path) -> tuple[Job, Length]
 
 
 def _length(job: Job) -> Length:
+    from shoal.job.steps import total_steps
+
     if job.budget.epochs is not None:
         return Length(job.budget.epochs, "epochs")
-    return Length(job.budget.total_steps(job.batch.size, 0), "steps")
+    return Length(total_steps(job, 0), "steps")
 
 
 def _title(job: Job, length: Length) -> str:

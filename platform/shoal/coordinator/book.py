@@ -61,7 +61,7 @@ class Book:
             job_digest=plan.job_digest,
             samples=plan.train.samples,
             data_digest=plan.train.digest,
-            batch_size=plan.job.batch.size,
+            positions=plan.positions.spans,
             total_steps=plan.total_steps,
         )
 
@@ -173,8 +173,8 @@ class Book:
         self._warned_ledger = bool(blocked)
 
     def _entry(self, commit: Commit) -> dict[str, Any]:
-        batch, tokens = self._plan.job.batch.size, self._plan.job.task.tokens_per_sample
-        speed = batch / commit.step_s if commit.step_s > 0 else 0.0
+        (first, stop), tokens = commit.samples, self._plan.job.task.tokens_per_sample
+        speed = (stop - first) / commit.step_s if commit.step_s > 0 else 0.0
         entry = {
             "kind": "commit",
             "time": time.time(),

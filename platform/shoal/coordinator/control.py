@@ -28,8 +28,8 @@ def status(scene: Scene) -> RunStatus:
     """Where the run stands."""
     book, plan, running = scene.book, scene.plan, scene.running
     last, step_s, tokens = book.last, book.step_s, plan.job.task.tokens_per_sample
-    speed = plan.job.batch.size / step_s if step_s else None
     done = book.committed
+    speed = plan.positions.per_step(max(1, done)) / step_s if step_s else None
     phase = _SHOWN[scene.phase]
     if scene.phase is Phase.ENDING and running is not None and running.changing:
         phase = "re-forming"

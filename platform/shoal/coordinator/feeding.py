@@ -42,16 +42,16 @@ class Feeding:
         """A new feed from the position after `step`. Raises DataError, CapacityError."""
         await self._close()
         assert self._reserved is not None, "the CPUs are reserved before the first feed starts"
-        plan, batch = self._plan, self._plan.job.batch.size
-        self._released = step * batch
+        plan = self._plan
+        self._released = plan.positions.before(step)
         wanted = FeedPlan(
             train=plan.train,
             validation=plan.validation,
             data=plan.job.data,
             seed=plan.job.seed,
-            start=step * batch,
-            stop=plan.total_steps * batch,
-            block=batch,
+            start=self._released,
+            stop=plan.positions.total,
+            block=plan.job.batch.size,
             validation_samples=plan.validation_samples,
             reservation=self._reserved,
             node_id=plan.node_id,
@@ -65,12 +65,12 @@ class Feeding:
             self.feed = ray.get_actor(feed_name(self._plan.name), "shoal")
         except ValueError:
             return False
-        self._released = step * self._plan.job.batch.size
+        self._released = self._plan.positions.before(step)
         return True
 
     async def ensure(self, step: int) -> None:
         """Have a feed that can serve everything after `step`: blocks that were released are read again."""
-        if self.feed is not None and step * self._plan.job.batch.size >= self._released and await self._answers():
+        if self.feed is not None and self._plan.positions.before(step) >= self._released and await self._answers():
             return
         await self.start(step)
 
@@ -78,7 +78,7 @@ class Feeding:
         """Let the feed drop what is committed. Blocks hold many steps: once a second is often enough."""
         now = time.monotonic()
         if self.feed is not None and now - self._released_at >= RELEASE_EVERY_S:
-            self._released_at, self._released = now, committed * self._plan.job.batch.size
+            self._released_at, self._released = now, self._plan.positions.before(committed)
             self.feed.release.remote("train", self._released)
 
     async def end(self) -> None:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Literal
 from shoal.data.order import Cursor
 from shoal.data.training import order_digest
 from shoal.job import Job
+from shoal.job.steps import positions_of
 from shoal.membership.leasing import Plan
+from shoal.positions import Positions
 from shoal.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -27,6 +29,11 @@ class TaskElsewhere(Task):
     def __init__(self, task: Task) -> None:
         self.columns = tuple(task.columns)
         self.tokens_per_sample = task.tokens_per_sample
+        self._tells_samples = task.tells_samples()
+
+    def tells_samples(self) -> bool:
+        """What the task itself says."""
+        return self._tells_samples
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,10 +89,15 @@ class RunPlan:
         return min(self.job.evaluation.samples, self.validation.samples) if self.validation else 0
 
     @property
+    def positions(self) -> Positions:
+        """Which positions of the endless stream each step reads."""
+        return positions_of(self.job, self.total_steps)
+
+    @property
     def mixture(self) -> Mixture | None:
         """Which source each sample is of; None: there is one."""
-        size, job = self.job.batch.size, self.job
-        return self.train.mixture(job.data, seed=job.seed, block=size, total=self.total_steps * size)
+        job = self.job
+        return self.train.mixture(job.data, seed=job.seed, block=job.batch.size, total=self.positions.total)
 
     def cursor(self, step: int) -> Cursor:
         """Where the data order stands after `step` steps."""
@@ -95,9 +107,8 @@ class RunPlan:
         """What leasing needs to know."""
         job = self.job
         return Plan(
-            batch_size=job.batch.size,
+            positions=self.positions,
             virtual_shards=job.batch.virtual_shards,
-            total_steps=self.total_steps,
             evaluate_every=job.evaluation.every,
             checkpoint_every=job.checkpoints.every,
             # A stretch that is only computed again ends with a checkpoint, which shows what it came to.
@@ -109,13 +120,13 @@ class RunPlan:
 
 def cursor_of(job: Job, train: TrainingData, step: int, total_steps: int) -> Cursor:
     """Where the data order of `job` on `train` stands after `step` of `total_steps` steps."""
-    size = job.batch.size
+    positions = positions_of(job, total_steps)
     return Cursor(
-        position=step * size,
+        position=positions.before(step),
         seed=job.seed,
         samples=train.samples,
         digest=train.digest,
         shuffle=job.data.shuffle,
         window=job.data.window,
-        options=order_digest(job.data, block=size, total=total_steps * size),
+        options=order_digest(job.data, block=job.batch.size, total=positions.total),
     )

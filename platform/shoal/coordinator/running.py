@@ -155,7 +155,7 @@ def tally_of(plan: RunPlan, leasing: Leasing) -> Tally:
     return Tally(
         leasing.view,
         first_step=leasing.first_step,
-        batch_size=plan.job.batch.size,
+        positions=plan.positions,
         sharded=plan.sharded,
         last_due=leasing.last_due,
     )

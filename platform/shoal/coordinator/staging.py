@@ -172,7 +172,7 @@ class Stage:
             return  # everybody waits for it
         step = running.leasing.leased_until
         if step < scene.plan.total_steps:
-            await actor.warm_up.remote(self._feeding.feed, step * scene.plan.job.batch.size)
+            await actor.warm_up.remote(self._feeding.feed, scene.plan.positions.before(step))
 
     # While it runs ---------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from shoal.data.shortening import shorten
 from shoal.errors import DataError
 from shoal.job import Job
 from shoal.job.augment import Augmentation, Crop, CutMix, Erase, Flip, MaskTokens, Mixup
+from shoal.job.steps import positions_of
 
 Samples = dict[str, np.ndarray]
 
@@ -29,13 +30,13 @@ def apply(
 ) -> Samples:
     """`samples` (column -> [n, ...]) as the model sees them; the given arrays stay as they are.
 
-    `first` is the position of the first one in the endless stream. They are whole virtual shards: `first` and n are
-    multiples of `shard_size`. Raises DataError for a column that is missing or does not suit, by its name.
+    `first` is the position of the first one in the endless stream. They are whole virtual shards: n is a multiple of
+    `shard_size`. Raises DataError for a column that is missing or does not suit, by its name.
     """
     if not augmentations:
         return samples
     rows = len(next(iter(samples.values())))
-    assert first % shard_size == rows % shard_size == 0, f"samples {first}..{first + rows - 1} are no whole shards"
+    assert rows % shard_size == 0, f"samples {first}..{first + rows - 1} are no whole shards of {shard_size}"
     for place, augmentation in enumerate(augmentations):
         draws = Draws(seed, place, first, rows, shard_size)
         samples = {**samples, **_ACTIONS[type(augmentation)](augmentation, samples, draws)}
@@ -44,13 +45,15 @@ def apply(
 
 def augmenter(job: Job, total_steps: int) -> Callable[[Samples, int], Samples]:
     """(samples, position of the first one) -> what the model sees of them: the one way from the feed to an engine."""
-    warmup = job.data.length_warmup
+    warmup, positions = job.data.length_warmup, positions_of(job, total_steps)
 
     def augment(samples: Samples, first: int) -> Samples:
+        step = positions.step_of(first)
         if warmup is not None:  # first, so that masked inputs are as long as their targets
             # All members of a step cut alike, wherever their shards begin.
-            samples = shorten(warmup, samples, first // job.batch.size / total_steps)
-        return apply(job.data.augment, samples, seed=job.seed, first=first, shard_size=job.batch.shard_size)
+            samples = shorten(warmup, samples, (step - 1) / total_steps)
+        shard_size = positions.per_step(step) // job.batch.virtual_shards
+        return apply(job.data.augment, samples, seed=job.seed, first=first, shard_size=shard_size)
 
     return augment
 

@@ -66,6 +66,11 @@ class Draws:
         return derive_each(own, np.array(number))
 
 
+def uniform(seed: int, purpose: int, position: int) -> float:
+    """In [0, 1): one random number for what begins at `position`."""
+    return float(_unit(np.array(derive(seed, purpose, position), dtype=np.uint64)))
+
+
 def _unit(hashes: np.ndarray) -> np.ndarray:
     """The upper 53 bits of uint64, as float64 in [0, 1)."""
     return (hashes >> np.uint64(11)) * 2.0**-53

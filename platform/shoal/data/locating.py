@@ -12,6 +12,7 @@ from shoal.data.catalog import Catalog
 from shoal.data.order import Order, Window
 from shoal.data.training import TrainingData
 from shoal.job import Job
+from shoal.job.steps import positions_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,13 @@ class Located:
 
 
 def locate_step(job: Job, train: TrainingData, step: int, total_steps: int) -> list[Located]:
-    """The samples of `step` (from 1) of `total_steps` steps of `job` on `train`, in the order of their positions.
+    """The samples that `step` (from 1) of `total_steps` steps of `job` on `train` reads, in order of position.
+    Where the job selects among them, all candidates.
 
     From the same orders that the feed carries out: nothing depends on the number of workers. With a curriculum this
     reads one column of all the data. Raises DataError if that cannot be read.
     """
-    size = job.batch.size
-    start, stop = (step - 1) * size, step * size
+    start, stop = positions_of(job, total_steps).of(step)
     mixture, orders = train.ordered(job, total_steps)
     if mixture is None:
         places = locate(train.catalogs[0], orders[0], start, stop)

@@ -253,7 +253,8 @@ class Cursor:
     window: int | None = None
     """None: was not recorded, and is not checked."""
     options: str = ""
-    """Digest of what else decides the order: a mixture, a curriculum, replacement (`data.training.order_digest`)."""
+    """Digest of what else decides which samples are used: a mixture, a curriculum, a selection, replacement
+    (`data.training.order_digest`)."""
     version: int = ORDER_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -294,9 +295,9 @@ class Cursor:
                 )
         if self.options != now.options:
             raise DataError(
-                "the sources, their weights, the curriculum, data.replacement or the budget that they depend on are "
-                "not those of the checkpoint, so samples would be lost and repeated; bring the old values back, or "
-                "start a new run from the checkpoint's model"
+                "the sources, their weights, the curriculum, the selection, data.replacement or the budget that they "
+                "depend on are not those of the checkpoint, so samples would be lost and repeated; bring the old "
+                "values back, or start a new run from the checkpoint's model"
             )
 
 

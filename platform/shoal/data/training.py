@@ -15,6 +15,7 @@ from shoal.data.mixture import Mixture, by_size
 from shoal.data.order import Order, derive
 from shoal.errors import DataError
 from shoal.job.spec import Data, Job
+from shoal.job.steps import positions_of
 
 _SOURCE = 5  # what a key is for
 
@@ -86,9 +87,9 @@ class TrainingData:
 
     def ordered(self, job: Job, total_steps: int) -> tuple[Mixture | None, tuple[Order, ...]]:
         """The mixture and each source's own order in a run of `job` over `total_steps` steps."""
-        size = job.batch.size
-        mixture = self.mixture(job.data, seed=job.seed, block=size, total=total_steps * size)
-        return mixture, self.orders(job.data, mixture, seed=job.seed, total=total_steps * size)
+        total = positions_of(job, total_steps).total
+        mixture = self.mixture(job.data, seed=job.seed, block=job.batch.size, total=total)
+        return mixture, self.orders(job.data, mixture, seed=job.seed, total=total)
 
     def orders(self, data: Data, mixture: Mixture | None, *, seed: int, total: int) -> tuple[Order, ...]:
         """Each source's own order. With a curriculum this reads one column of all the data."""
@@ -107,14 +108,17 @@ class TrainingData:
 
 
 def order_digest(data: Data, *, block: int, total: int) -> str:
-    """Over what decides the order besides seed, shuffle and window; "" where none of it is asked for."""
-    if not (data.replacement or data.curriculum or data.sources):
+    """Over what decides which samples are trained on when, besides seed, shuffle and window; "" where none of it is
+    asked for."""
+    if not (data.replacement or data.curriculum or data.sources or data.selection):
         return ""
     curriculum = None if data.curriculum is None else repr(data.curriculum)
     mixed = [(s.name, s.weight) for s in data.sources]
     # Only what changes with progress depends on the length of the run.
     paced = curriculum is not None or any(isinstance(s.weight, tuple) for s in data.sources)
     asked = [data.replacement, curriculum, mixed, data.temperature, block if mixed else 0, total if paced else 0]
+    if data.selection is not None:  # how long it lasts decides what every later step reads
+        asked += [repr(data.selection), block, total]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
 

@@ -128,13 +128,15 @@ class EngineBase(ABC):
         self._clock.forget()
         self.model.zero_grad(set_to_none=True)
 
-    def _run_shard(self, run: Callable[[Batch], torch.Tensor], batch: Batch, share: float) -> torch.Tensor:
+    def _run_shard(
+        self, run: Callable[..., torch.Tensor], batch: Batch, share: float, weights: torch.Tensor | None
+    ) -> torch.Tensor:
         """The forward pass: the task's loss through `run`, checked, with the model's buffers kept in order."""
         first = self._draws_random is None
         before = positions(self.device) if first else ()
         self._buffers.begin_shard()
         with blame(self._task, "loss()"):
-            loss = run(batch)
+            loss = run(batch, weights=weights)
         check_loss(loss, self._task)
         self._buffers.end_shard(share)
         if first:
@@ -194,12 +196,26 @@ class EngineBase(ABC):
 
     def evaluate(self, batch: Batch) -> dict[str, float]:
         """The task's metrics on `batch`, without gradients, in eval mode. Raises TaskError."""
+        with self._evaluating("evaluate()"):
+            metrics = self._module(batch, want="metrics")
+        return check_metrics(metrics, self._task)
+
+    def score(self, batch: Batch) -> torch.Tensor:
+        """The loss of each sample, [samples], without gradients, in eval mode. Raises TaskError."""
+        begun = self._clock.mark()
+        with self._buffers.set_back(), self._evaluating("sample_losses()"):
+            losses: torch.Tensor = self._module(batch, want="losses")
+        self._clock.end_pass(begun)
+        return losses
+
+    @contextmanager
+    def _evaluating(self, method: str) -> Iterator[None]:
+        """Run `method` of the task without gradients, in eval mode. Raises TaskError."""
         training = [m for m in self.model.modules() if m.training]
         self.model.eval()
         try:
-            with torch.no_grad(), blame(self._task, "evaluate()"):
-                metrics = self._module(batch, evaluate=True)
-            return check_metrics(metrics, self._task)
+            with torch.no_grad(), blame(self._task, method):
+                yield
         finally:
             for module in training:
                 module.training = True

@@ -10,6 +10,9 @@ A model without such buffers pays nothing: which ones change is seen in the firs
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -46,6 +49,21 @@ class StepBuffers:
                     self._sums[name].add_(value, alpha=share)
                 else:
                     self._sums[name] = value * share
+
+    @contextmanager
+    def set_back(self) -> Iterator[None]:
+        """For a pass that is no part of the step: inside, the values that the step began with; afterwards those of
+        before, whatever the pass made of them."""
+        with torch.no_grad():
+            held = {name: self._model.get_buffer(name).clone() for name in self.names}
+            for name, value in self._before.items():
+                self._model.get_buffer(name).copy_(value)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in held.items():
+                    self._model.get_buffer(name).copy_(value)
 
     def changed(self) -> tuple[bool, ...]:
         """For each of `names`, whether a shard of this step changed it here."""

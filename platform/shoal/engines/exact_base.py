@@ -38,10 +38,12 @@ class ExactEngine(EngineBase):
         """What all members noted in the last step, in the order of the virtual shards."""
         return self._heard
 
-    def micro_step(self, batch: Batch, share: float, *, last: bool) -> torch.Tensor:
+    def micro_step(
+        self, batch: Batch, share: float, *, last: bool, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Forward and backward of one virtual shard; returns the detached loss. Raises TaskError."""
         begun = self._clock.mark()
-        loss = self._run_shard(self._module, realigned(batch), share)
+        loss = self._run_shard(self._module, realigned(batch), share, weights)
         self._run_backward((loss * share).backward)
         self._end_backward()
         detached = loss.detach()
@@ -51,6 +53,10 @@ class ExactEngine(EngineBase):
             self.model.zero_grad(set_to_none=True)
         self._clock.end_pass(begun)
         return detached
+
+    def score(self, batch: Batch) -> torch.Tensor:
+        """The loss of each sample of one virtual shard. Raises TaskError."""
+        return super().score(realigned(batch))
 
     def update(self, lr: float) -> float:
         """Reduce, clip, apply (collective). Returns the global gradient norm; if not finite nothing is applied."""

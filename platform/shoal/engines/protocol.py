@@ -8,6 +8,7 @@ leases, files or the record. Life of an engine:
     engine.form(rank, size, bounds)           # torch.distributed's default group is up and has this view's members
     engine.write_state(read, ...)             # optional: continue from a checkpoint or from peers
     for each lease:
+        losses = engine.score(candidates)     # optional: to choose what to train on
         for i, (batch, share) in enumerate(micro_batches):
             loss = engine.micro_step(batch, share, last=i == len(micro_batches) - 1)
         norm = engine.update(lr)
@@ -104,11 +105,23 @@ class Engine(Protocol):
         """Back to the initial weights and an empty optimizer, as freshly built. Between views only; not collective."""
         ...
 
-    def micro_step(self, batch: Batch, share: float, *, last: bool) -> torch.Tensor:
+    def score(self, batch: Batch) -> torch.Tensor:
+        """The loss of each sample with the weights of now, [samples], on the device (collective if
+        `equal_micro_batches`). Without gradients, in eval mode; leaves buffers and the step that is under way as they
+        are. Only of a task that defines `Task.sample_losses`; raises TaskError if it fails.
+
+        In `exact` numerics call it with one virtual shard's samples: the size of a batch decides bits.
+        """
+        ...
+
+    def micro_step(
+        self, batch: Batch, share: float, *, last: bool, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Forward and backward of one micro-batch whose gradient counts `share` of the global batch (0: padding).
 
-        Returns the detached scalar loss, on the device. (Collective if `equal_micro_batches` or `last`.)
-        Raises TaskError with the user's traceback if the task fails, or if its loss is not a scalar.
+        `weights` ([samples], fp32, on the device): the loss is the mean of weight x `Task.sample_losses`; None: the
+        task's own mean. Returns the detached scalar loss, on the device. (Collective if `equal_micro_batches` or
+        `last`.) Raises TaskError with the user's traceback if the task fails, or if its loss is not a scalar.
         """
         ...
 
@@ -141,8 +154,8 @@ class Engine(Protocol):
 
     @property
     def sample_losses(self) -> torch.Tensor | None:
-        """Loss of each sample of the last `micro_step`, [samples], on the device. Only of a mixture whose task defines
-        `Task.sample_losses`, else None."""
+        """Loss of each sample of the last `micro_step`, [samples], unweighted, on the device. Only of a mixture whose
+        task defines `Task.sample_losses`, else None."""
         ...
 
     def evaluate(self, batch: Batch) -> dict[str, float]:

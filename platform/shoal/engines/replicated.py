@@ -73,21 +73,23 @@ class ReplicatedEngine(EngineBase):
         self._wrapped = None
         self._depart()
 
-    def micro_step(self, batch: Batch, share: float, *, last: bool) -> torch.Tensor:
+    def micro_step(
+        self, batch: Batch, share: float, *, last: bool, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Forward and backward; returns the detached loss. Collective if `last`. Raises TaskError."""
         begun = self._clock.mark()
         if self._wrapped is None:
-            loss = self._pass(self._module, batch, share)
+            loss = self._pass(self._module, batch, share, weights)
         elif last:
-            loss = self._pass(self._wrapped, batch, share)
+            loss = self._pass(self._wrapped, batch, share, weights)
         else:
             with self._wrapped.no_sync():
-                loss = self._pass(self._wrapped, batch, share)
+                loss = self._pass(self._wrapped, batch, share, weights)
         self._clock.end_pass(begun)
         return loss
 
-    def _pass(self, module: nn.Module, batch: Batch, share: float) -> torch.Tensor:
-        loss = self._run_shard(module, batch, share)
+    def _pass(self, module: nn.Module, batch: Batch, share: float, weights: torch.Tensor | None) -> torch.Tensor:
+        loss = self._run_shard(module, batch, share, weights)
         scale = share * self._size
         scaled = loss if scale == 1.0 else loss * scale
         if self._wrapped is not None and self._wrapped.require_backward_grad_sync:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from shoal.errors import ShoalError, TaskError
 from shoal.tasks.base import Batch, Task
+
+Want = Literal["loss", "metrics", "losses"]
 
 _OURS = ("shoal.engines", "torch", "deepspeed", "contextlib")
 _TALKS = ("torch.distributed", "deepspeed")
@@ -22,7 +24,7 @@ class TaskModule(nn.Module):
     times: what wraps this module (DDP, DeepSpeed, autocast) sees one forward pass."""
 
     each: torch.Tensor | None = None
-    """The losses of the samples of the last training pass, [samples], where they are asked for."""
+    """The losses of the samples of the last training pass, [samples], unweighted, where they are asked for."""
 
     def __init__(
         self, task: Task, model: nn.Module, device: torch.device, *, bf16: bool, keep_casts: bool, each: bool
@@ -36,17 +38,21 @@ class TaskModule(nn.Module):
         self._bf16 = bf16
         self._keep_casts = keep_casts
 
-    def forward(self, batch: Batch, *, evaluate: bool = False) -> Any:
-        """The task's loss, or with `evaluate` its metrics."""
+    def forward(self, batch: Batch, *, weights: torch.Tensor | None = None, want: Want = "loss") -> Any:
+        """The task's loss, with `weights` ([samples]) the mean of weight x sample's loss; or its metrics, or the loss
+        of each sample, [samples]."""
         with self._precision():
-            if evaluate:
+            if want == "metrics":
                 return self.task.evaluate(self.model, batch)
-            if not self._each:
+            if want == "loss" and weights is None and not self._each:
                 return self.task.loss(self.model, batch)
             losses = self.task.sample_losses(self.model, batch)
             check_losses(losses, batch, self.task)
-            self.each = losses.detach()
-            return losses.mean()
+            if want == "losses":
+                return losses
+            if self._each:
+                self.each = losses.detach()
+            return losses.mean() if weights is None else (weights * losses).mean()
 
     def _precision(self) -> AbstractContextManager[Any]:
         if not self._bf16:

@@ -107,11 +107,13 @@ class ZeroEngine(EngineBase):
         self._traces, self._pieces, self._flats, engine = None, [], [], None
         self._depart()
 
-    def micro_step(self, batch: Batch, share: float, *, last: bool) -> torch.Tensor:
+    def micro_step(
+        self, batch: Batch, share: float, *, last: bool, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Forward and backward; returns the detached loss. Collective (stage 1: only if `last`). Raises TaskError."""
         begun = self._clock.mark()
         self._engine.set_gradient_accumulation_boundary(last)
-        loss = self._run_shard(self._engine, batch, share)
+        loss = self._run_shard(self._engine, batch, share, weights)
         # Stages 1 and 2 add up over members; stage 3 can only average.
         scaled = loss * (share if self._stage < 3 else share * self._size)
         self._run_backward(lambda: self._engine.backward(scaled))

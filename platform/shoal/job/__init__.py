@@ -1,7 +1,7 @@
 """The job as frozen values: checks, defaults, overrides, recipes. Imports neither Ray nor torch."""
 
 from shoal.job.augment import Crop, CutMix, Erase, Flip, MaskTokens, Mixup
-from shoal.job.sampling import Curriculum, LengthWarmup, Source
+from shoal.job.sampling import Curriculum, LengthWarmup, Selection, Source
 from shoal.job.schedules import (
     Constant,
     Cosine,
@@ -60,6 +60,7 @@ __all__ = [
     "Polynomial",
     "Rex",
     "Scaled",
+    "Selection",
     "Source",
     "Step",
     "Triangular",

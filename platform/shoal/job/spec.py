@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from shoal.errors import ConfigError
 from shoal.job.augment import Augmentation, check_augmentations, check_fit
 from shoal.job.checks import at_least, choice, fraction, positive
-from shoal.job.sampling import Curriculum, LengthWarmup, Source
+from shoal.job.sampling import Curriculum, LengthWarmup, Selection, Source, check_selection
 from shoal.job.schedules import Cosine, Schedule, check_schedule
 from shoal.job.transforms import Transform, check_transforms
 
@@ -49,6 +49,8 @@ class Data:
     """Easy samples first; None: all from the beginning."""
     length_warmup: LengthWarmup | None = None
     """Short sequences first; None: whole ones from the beginning."""
+    selection: Selection | None = None
+    """Train on the samples of large loss among more that are read; None: on all that are read."""
     transforms: tuple[Transform, ...] = ()
     """Your own functions from raw columns to samples, one after another, for training and evaluation alike."""
     columns: tuple[str, ...] = ()
@@ -148,11 +150,13 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """How long to train: exactly one of the three."""
+    """How long to train: exactly one of the three. The run takes the fewest whole steps that reach it."""
 
     steps: int | None = None
     samples: int | None = None
+    """Samples that are read: with `data.selection` every candidate counts, trained on or not."""
     epochs: float | None = None
+    """Passes over the data, in samples that are read, as `samples`."""
 
     def __post_init__(self) -> None:
         given = {k: v for k in ("steps", "samples", "epochs") if (v := getattr(self, k)) is not None}
@@ -161,13 +165,6 @@ class Budget:
             raise ConfigError(f"budget needs exactly one of steps, samples, epochs; got {said}")
         for name, value in given.items():
             positive(f"budget.{name}", value)
-
-    def total_steps(self, batch_size: int, samples_per_epoch: int) -> int:
-        """Steps that use the budget up. Samples and epochs are rounded up to whole steps."""
-        if self.steps is not None:
-            return self.steps
-        samples = self.samples if self.samples is not None else (self.epochs or 0) * samples_per_epoch
-        return max(1, -(-int(samples) // batch_size))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -314,6 +311,7 @@ class Job:
             raise ConfigError(f"name={self.name!r} must be a word that can name a folder (no spaces, no slashes)")
         check_schedule("schedule", self.schedule)
         check_fit(self.data.augment, self.task, self.batch.shard_size)
+        check_selection(self.data.selection, self.task, self.batch.shard_size)
         if self.workers.max > self.batch.virtual_shards:
             raise ConfigError(
                 f"workers.max={self.workers.max} is more than batch.virtual_shards={self.batch.virtual_shards}, "

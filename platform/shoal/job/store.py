@@ -27,7 +27,10 @@ _DECIDING = {
     *("data.train", "data.block", "data.shuffle", "data.window", "data.augment"),
     *("data.sources", "data.temperature", "data.replacement", "data.transforms", "data.columns"),
 }
-_DECIDING_GROUPS = ("task.", "optimizer.", "schedule.", "budget.", "data.curriculum.", "data.length_warmup.")
+_DECIDING_GROUPS = (
+    *("task.", "optimizer.", "schedule.", "budget."),
+    *("data.curriculum.", "data.length_warmup.", "data.selection."),
+)
 _UNUSED = {
     *((name, "") for name in ("data.augment", "data.sources", "data.transforms", "data.columns")),
     ("data.replacement", "false"),

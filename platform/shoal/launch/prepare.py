@@ -18,7 +18,9 @@ from shoal.data.sources import Sources, resolve
 from shoal.errors import ConfigError
 from shoal.job import Data, Job, by_value
 from shoal.job.fields import flatten
+from shoal.job.steps import positions_of, total_steps
 from shoal.job.store import job_digest, save_job
+from shoal.positions import Positions
 from shoal.run_folder import RunFolder
 from shoal.state.storage import Storage
 from shoal.state.store import CheckpointInfo, CheckpointStore
@@ -145,12 +147,9 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
     sources = resolve(job.data, root, tuple(job.task.columns))
     job.task.check_data({c.name: c.shape for c in sources.train.columns}, sources.train.metadata)
     check_augmented(job, sources.train.columns)
-    if sources.train.samples < job.batch.size:
-        raise ConfigError(
-            f"batch.size={job.batch.size} is more than the {sources.train.samples} samples of {sources.train.uri}, so "
-            f"a step would hold a sample twice; lower batch.size or bring more data"
-        )
-    total = job.budget.total_steps(job.batch.size, sources.train.samples)
+    total = total_steps(job, sources.train.samples)
+    positions = positions_of(job, total)
+    _enough(job, sources, positions)
     digest = job_digest(job)
     if options.resume is None:
         place = options.scratch or root
@@ -166,7 +165,7 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
     if not continues:
         folder.update(
             run_id=folder.run_id, name=job.name, created=time.time(), status="starting", job_digest=digest,
-            total_steps=total, forked_from=start.uri if start else None,
+            total_steps=total, positions=positions.spans, forked_from=start.uri if start else None,
         )  # fmt: skip
     ready = Prepared(job, options, folder, sources, total, digest, start, continues)
     ready.folder.update(checkpoint_uri=ready.checkpoint_uri, status="starting", owner=owner())
@@ -177,6 +176,18 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
 def _passed_on(data: Data) -> Data:
     """`data` for processes that do not run the user's transforms: the catalogs carry these, pickled."""
     return replace(data, transforms=(), columns=())
+
+
+def _enough(job: Job, sources: Sources, positions: Positions) -> None:
+    """Raise ConfigError if a step would read a sample twice."""
+    if sources.train.samples < positions.most:
+        asked = f"batch.size={job.batch.size}"
+        if positions.most > job.batch.size and job.data.selection is not None:
+            asked += f" with Selection.pool={job.data.selection.pool:g}, {positions.most} candidates a step,"
+        raise ConfigError(
+            f"{asked} is more than the {sources.train.samples} samples of {sources.train.uri}, so a step would hold a "
+            f"sample twice; lower batch.size or bring more data"
+        )
 
 
 def new_folder(root: Path, name: str) -> RunFolder:
@@ -228,7 +239,7 @@ def _start_from(job: Job, folder: RunFolder, sources: Sources, total: int) -> Ch
     if cursor.position != now.position:
         raise ConfigError(
             f"the data order of {latest.uri} stands at sample {cursor.position}, but step {latest.step} of this job is "
-            f"at {latest.step * job.batch.size}; keep batch.size={cursor.position // latest.step}"
+            f"at {now.position}; keep the batch.size that it had, {cursor.position / latest.step:g} samples a step"
         )
     return latest
 

@@ -12,6 +12,7 @@ from shoal.digests import step_digest
 from shoal.membership.leasing import Due, LastDue
 from shoal.membership.messages import EvaluationReport, Reports, ShardWritten, StepReport, ViewEnd
 from shoal.membership.view import MemberId, View
+from shoal.positions import Positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ class Tally:
         view: View,
         *,
         first_step: int,
-        batch_size: int,
+        positions: Positions,
         sharded: bool = False,
         last_due: Callable[[int], LastDue] | None = None,
     ) -> None:
@@ -139,7 +140,7 @@ class Tally:
         or a snapshot made in this view is with the buddies (sharded)."""
         self.unsaid = Due()
         """What is owed for the state with which the view began, though its order did not say so."""
-        self._batch_size = batch_size
+        self._positions = positions
         self._sharded = sharded
         self._last_due = last_due or (lambda _: LastDue())
         self._commits: list[Commit] = []
@@ -245,7 +246,7 @@ class Tally:
         return Commit(
             step=step,
             view=self.view.number,
-            samples=((step - 1) * self._batch_size, step * self._batch_size),
+            samples=self._positions.of(step),
             loss=sum(n * loss for n, loss in parts) / covered if covered else nan,
             lr=said[0].lr if said else nan,
             grad_norm=said[0].grad_norm if said else nan,

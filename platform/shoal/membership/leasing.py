@@ -8,6 +8,7 @@ from enum import Enum
 from math import ceil
 
 from shoal.membership.view import Lease, MemberId, View, lease
+from shoal.positions import Positions
 
 LEAST_AHEAD = 2
 """Steps leased beyond the last reported one: one that runs and one that is being loaded."""
@@ -42,15 +43,19 @@ class End:
 class Plan:
     """What leasing needs to know of the job."""
 
-    batch_size: int
+    positions: Positions
     virtual_shards: int
-    total_steps: int
     evaluate_every: int | None
     checkpoint_every: int | None
     export: bool
     can_evaluate: bool
     snapshot: bool = False
     """The engine is sharded: members keep snapshots for each other."""
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the run."""
+        return self.positions.steps
 
     def due(self, step: int) -> Due:
         """What the job wants to be done with the state after `step`."""
@@ -182,7 +187,7 @@ class Leasing:
         )
 
     def _lease(self, member: MemberId, step: int) -> Lease:
-        return lease(self.view, member, step, batch_size=self.plan.batch_size, virtual_shards=self.plan.virtual_shards)
+        return lease(self.view, member, step, positions=self.plan.positions, virtual_shards=self.plan.virtual_shards)
 
     def _flagged(self, given: Lease) -> Lease:
         # What follows the very last step is said by `End`, once, so that the two can never disagree.

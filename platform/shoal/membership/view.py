@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shoal.positions import Positions
+
 MemberId = str
 """Name of one worker incarnation, for example `w3`. Never used again after that worker is gone."""
 
@@ -57,11 +59,11 @@ class Lease:
     snapshot: bool = False
 
 
-def lease(view: View, member: MemberId, step: int, *, batch_size: int, virtual_shards: int) -> Lease:
+def lease(view: View, member: MemberId, step: int, *, positions: Positions, virtual_shards: int) -> Lease:
     """The lease of `member` for `step` (the first step is 1): a function of the view and the job alone."""
     mine = view.shards(member, virtual_shards)
-    per_shard = batch_size // virtual_shards
-    first = (step - 1) * batch_size
+    first, stop = positions.of(step)
+    per_shard = (stop - first) // virtual_shards
     return Lease(
         view=view.number,
         step=step,

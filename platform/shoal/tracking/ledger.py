@@ -2,7 +2,8 @@
 
 Every entry has `kind` and `time` (Unix seconds); `kind` comes first in the line. The kinds and their other fields:
 
-    start       run, job_digest, samples (of an epoch), data_digest, batch_size, total_steps
+    start       run, job_digest, samples (of an epoch), data_digest, total_steps, positions [[first step, samples that
+                each step from it on reads], ...]
     view        number, members [{id, node, ...}], first_step, reason, joined, left, lost [ids]
     commit      step, view, samples [a, b), epoch, loss, lr, grad_norm, workers, step_s, data_wait_s, compute_s,
                 communicate_s, update_s, samples_per_s, tokens_per_s (where it makes sense); samples_digest (where all

@@ -28,6 +28,7 @@ from shoal.worker.evaluation import Evaluator
 from shoal.worker.group import cut_group, dissolve_group, form_group
 from shoal.worker.loader import Loader
 from shoal.worker.loop import Ends, Loop
+from shoal.worker.selecting import Selector
 from shoal.worker.snapshots import Parcel, Sender, Snapshots
 
 if TYPE_CHECKING:
@@ -191,6 +192,7 @@ class Life:
             courier=self._courier,
             evaluator=evaluator,
             mixture=outfit.mixture,
+            selector=Selector(job, order.view.bounds(job.batch.virtual_shards), order.view.rank(order.member)),
             writer=self._writer,
             snapshots=self._snapshots,
             sender=self._sender,

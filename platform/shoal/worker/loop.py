@@ -26,6 +26,7 @@ from shoal.worker.batches import to_device
 from shoal.worker.courier import Courier
 from shoal.worker.evaluation import Evaluator
 from shoal.worker.loader import Loader, Work
+from shoal.worker.selecting import Selector
 from shoal.worker.snapshots import Sender, Snapshots
 
 
@@ -50,6 +51,7 @@ class Loop:
     courier: Courier
     evaluator: Evaluator | None
     mixture: Mixture | None
+    selector: Selector
     writer: AsyncShardWriter
     snapshots: Snapshots
     sender: Sender | None
@@ -138,7 +140,7 @@ class Loop:
 
     def _accumulate(self, work: Work) -> tuple[list[tuple[int, torch.Tensor]], list[torch.Tensor]]:
         """Gradients of this member's virtual shards; returns (shards covered, mean loss over them) in shard order, and
-        the samples' own losses where the engine tells them."""
+        the own losses of all samples that were read, where they are known."""
         batch, engine, lease, view = self.job.batch, self.engine, work.lease, self.order.view
         micro_batches = plan(
             view.bounds(batch.virtual_shards),
@@ -148,18 +150,23 @@ class Loop:
             micro_limit=batch.micro_limit,
             equal=engine.equal_micro_batches,
         )
-        losses, each = [], []
+        selected = self.selector.select(engine, work, lambda: self._at("compute"))
+        losses, each, weights = [], list(selected.scores), selected.weights
         for i, micro in enumerate(micro_batches):
             self._at("compute")
             first, last = micro.shards
             low, high = ((s - lease.shards[0]) * batch.shard_size for s in (first, last))
             seed_shard(self.job.seed, lease.step, first)
             loss = engine.micro_step(
-                to_device(work.samples, low, high, engine.device), micro.share, last=i == len(micro_batches) - 1
+                to_device(selected.samples, low, high, engine.device),
+                micro.share,
+                last=i == len(micro_batches) - 1,
+                weights=None if weights is None else weights[low:high],
             )
             if micro.share:
                 losses.append((last - first, loss))
-                if engine.sample_losses is not None:
+                # Where samples are selected, the scores of all candidates: the chosen ones' losses are no fair sample.
+                if engine.sample_losses is not None and not selected.scores:
                     each.append(engine.sample_losses)
         return losses, each
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from shoal.state.layout import divide
 from tests.support import engine_tasks as tasks
 from tests.support.engine_jobs import ENGINES, EXACT, LOOSE, difference, make_job, state_of
 from tests.support.engine_runs import plain, reader, rows, run_step, train
+from tests.support.engine_selection import plain_selecting, selecting, train_selecting
 from tests.support.process_pool import ProcessPool
 
 pytestmark = pytest.mark.cluster
@@ -204,6 +206,30 @@ def test_evaluation_is_that_of_the_model_and_leaves_it_training(pool: ProcessPoo
     with torch.no_grad():
         right = {name: float(value) for name, value in job.task.evaluate(model, rows(0, 32)).items()}
     assert all(o.metrics == pytest.approx(right, rel=1e-5) for o in outcomes)
+
+
+@each_engine
+@pytest.mark.parametrize("rule", ["importance", "hardest"])
+def test_chosen_and_weighted_samples_agree_with_plain_torch(pool: ProcessPool, engine: str, rule: str) -> None:
+    job = selecting(make_job(tasks.Telling(), engine), rule=rule)
+    right, norms, scores = plain_selecting(job, 8)
+    for size in (1, 3):
+        outcomes = pool.run(train_selecting, job, 8, members=range(size))
+        assert outcomes[0].shard is not None
+        assert difference({**outcomes[0].parameters, **outcomes[0].shard.buffers}, right) < EXACT
+        assert outcomes[0].norms == pytest.approx(norms, rel=EXACT)
+        assert sum(o.metrics["scores"] for o in outcomes) == pytest.approx(scores, rel=EXACT)
+
+
+@each_engine
+def test_shards_that_share_a_pass_are_scored_together(pool: ProcessPool, engine: str) -> None:
+    job = selecting(make_job(tasks.Smooth(), engine))
+    job = replace(job, batch=replace(job.batch, micro_limit=12))
+    right = plain_selecting(job, 8)[0]
+    for bounds in ((0, 8), (0, 1, 8)):
+        outcomes = pool.run(train_selecting, job, 8, members=range(len(bounds) - 1), bounds=bounds)
+        assert outcomes[0].merged is True
+        assert difference(outcomes[0].parameters, right) < EXACT
 
 
 def assert_same_state(found: Any, right: Any) -> None:

@@ -22,6 +22,7 @@ from tests.cluster.engines.test_views import count_things
 from tests.support import engine_tasks as tasks
 from tests.support.engine_jobs import ENGINES, difference, digest_of, make_job, state_of
 from tests.support.engine_runs import TOTAL, Outcome, note_of, plain, reader, rows, run_step, train
+from tests.support.engine_selection import selecting, train_selecting
 from tests.support.process_pool import ProcessPool, RemoteFailure
 
 pytestmark = pytest.mark.cluster
@@ -72,6 +73,17 @@ def test_one_digest_for_every_engine_and_size(eight: ProcessPool, optimizer: Opt
     right, norms = plain(jobs[0], 5, by_shard=True)
     assert difference({**outcomes[0].parameters, **state_of(outcomes)[0].buffers}, right) < NEAR
     assert outcomes[0].norms == pytest.approx(norms, rel=NEAR)
+
+
+def test_one_digest_where_samples_are_chosen(eight: ProcessPool) -> None:
+    seen = set()
+    for engine in ENGINES:
+        for size in (1, 3, 8):
+            job = selecting(exact_job(tasks.Telling(), engine))
+            outcomes = eight.run(train_selecting, job, 7, members=range(size))
+            assert all(o.losses == outcomes[0].losses for o in outcomes)
+            seen.add((digest_of(state_of(outcomes)), tuple(outcomes[0].norms), tuple(outcomes[0].losses)))
+    assert len(seen) == 1
 
 
 def test_fast_numerics_would_fail_this_test(eight: ProcessPool) -> None:

@@ -44,7 +44,7 @@ def resume(step: int) -> Entry:
     return {"kind": "resume", "from_step": step, "reason": "all were lost"}
 
 
-START: Entry = {"kind": "start", "samples": N, "batch_size": B}
+START: Entry = {"kind": "start", "samples": N, "positions": [[1, B]], "total_steps": 7}
 END: Entry = {"kind": "end", "status": "finished"}
 
 
@@ -96,7 +96,20 @@ def test_ledgers_of_earlier_releases_say_enough() -> None:
     ]
     chain = Chain().add(old)
     assert chain.faults() == []
-    assert (chain.batch, chain.epoch_samples, chain.last) == (B, N, 4)
+    assert chain.positions is not None
+    assert (chain.positions.spans, chain.epoch_samples, chain.last) == (((1, B),), N, 4)
+
+
+def test_steps_may_read_less_from_one_on() -> None:
+    start = {**START, "positions": [[1, 2 * B], [3, B]]}
+    ranges = [(0, 8), (8, 16), (16, 20), (20, 24)]
+    entries = [start, view(1, 1), *({**commit(s), "samples": list(r)} for s, r in enumerate(ranges, 1))]
+    chain = Chain().add(entries)
+    assert chain.faults(4) == []
+    assert [chain.range_of(s) for s in range(1, 5)] == ranges
+    assert chain.coverage() == ([], [])
+    entries[-1] = commit(4)  # as if all had read B
+    assert [f.kind for f in Chain().add(entries).faults(4)] == ["samples"]
 
 
 def test_a_run_that_began_with_another_runs_checkpoint() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def honest(job: shoal.Job) -> list[Entry]:
     table = pq.read_table(Path(job.data.train) / "a.parquet")
     ids, x = table["id"].to_numpy(), table["x"].combine_chunks().flatten().to_numpy().reshape(-1, 3)
     starts = np.cumsum([0, *(g.rows for g in catalog.groups)])
-    begin: Entry = {"kind": "start", "samples": ROWS, "batch_size": BATCH, "data_digest": catalog.digest}
+    reads = {"positions": [[1, BATCH]], "total_steps": STEPS}
+    begin: Entry = {"kind": "start", "samples": ROWS, "data_digest": catalog.digest, **reads}
     entries = [begin, {"kind": "view", "number": 1, "first_step": 1, "members": [{"id": "w0"}, {"id": "w1"}]}]
     for step in range(1, STEPS + 1):
         places = [order.sample(p) for p in range((step - 1) * BATCH, step * BATCH)]
@@ -175,7 +177,7 @@ def test_slices_follow_the_order_over_windows_and_epochs(tmp_path: Path, start: 
     order = catalog.order(seed=1, window=16)
     first = np.cumsum([0, *(g.rows for g in catalog.groups)])
     want = [int(first[g]) + r for g, r in map(order.sample, range(start, stop))]
-    parts = [s["id"] for s in Reading([catalog], [order]).slices(start, stop, size)]
+    parts = [s["id"] for s in Reading([catalog], [order]).slices(start, stop, repeat(size, (stop - start) // size))]
     assert {len(p) for p in parts} == {size}
     assert np.concatenate(parts).tolist() == want
 

@@ -166,6 +166,20 @@ def test_order_of_a_recipe(tmp_path: Path) -> None:
     assert len(lines) == 3 + 64
 
 
+def test_order_shows_the_candidates_while_samples_are_selected(tmp_path: Path) -> None:
+    chosen = "data.selection=Selection(pool=1.5, until=0.5)"
+    of = ("order", ROOT / "jobs" / "digits.py", "--runs", tmp_path, "--set", "budget.steps=20", "--set", chosen)
+    (found,) = said(*of, "--step", 10)
+    assert found["positions"] == [9 * 96, 10 * 96]
+    assert found["selection"] == {"rule": "importance", "trained_on": 8, "of": 12}
+    assert [len(s["samples"]) for s in found["shards"]] == [12] * 8
+    shown = run(*of, "--step", 10).output.splitlines()[1]
+    assert shown.startswith("selection by importance: these are the candidates; 8 of each shard's 12 are trained on")
+    (after,) = said(*of, "--step", 11)
+    assert (after["positions"], after["selection"]) == ([960, 960 + 64], None)
+    assert "selection" not in run(*of, "--step", 11).output
+
+
 def plain_run(tmp_path: Path) -> tuple[RunFolder, shoal.Job]:
     data = write(tmp_path / "data", {"a.parquet": 45, "b.parquet": 30})
     job = shoal.Job(
@@ -178,7 +192,8 @@ def plain_run(tmp_path: Path) -> tuple[RunFolder, shoal.Job]:
     save_job(folder, job, None)
     catalog = read_catalog(str(data), job.task.columns)
     ledger = Ledger(folder.ledger)
-    ledger.append([{"kind": "start", "samples": 75, "data_digest": catalog.digest, "batch_size": 8, "total_steps": 20}])
+    reads = {"positions": [[1, 8]], "total_steps": 20}
+    ledger.append([{"kind": "start", "samples": 75, "data_digest": catalog.digest, **reads}])
     ledger.close()
     return folder, job
 

@@ -102,7 +102,7 @@ def test_difficulty_from_a_column_or_computed(data: str, spec: Curriculum, easie
     train = TrainingData.of(read_catalog(data, ["tokens", "id"]))
     asked = Data(train=data, curriculum=spec, window=16)
     orders = train.orders(asked, None, seed=1, total=10_000)
-    (first,) = Reading(train.catalogs, orders).slices(0, 8, 8)
+    (first,) = Reading(train.catalogs, orders).slices(0, 8, [8])
     assert sorted(first["id"].tolist()) == list(easiest)
     assert ranked(train.catalogs[0], spec, 10, 2).limit(0) == 8
 
@@ -121,7 +121,7 @@ def test_a_mixture_is_read_again_as_its_arithmetic_says(data: str) -> None:
     mixture = train.mixture(asked, seed=4, block=8, total=400)
     assert mixture is not None
     orders = train.orders(asked, mixture, seed=4, total=400)
-    found = list(Reading(train.catalogs, orders, mixture).slices(16, 80, 8))
+    found = list(Reading(train.catalogs, orders, mixture).slices(16, 80, [8] * 8))
     sources, places = mixture.locate(16, 80)
     starts = np.cumsum([0, *orders[0].group_rows])
     want = [int(starts[g]) + r for g, r in (orders[s].sample(int(p)) for s, p in zip(sources, places, strict=True))]

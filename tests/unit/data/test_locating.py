@@ -71,7 +71,7 @@ def test_the_same_samples_that_are_read(folder: Path, tmp_path: Path, kind: str)
     reading = Reading(train.catalogs, train.orders(data, mixture, seed=job.seed, total=total), mixture)
     firsts = {"a.parquet": 0, "b.parquet": 45, "c.parquet": 0}
     sources = set()
-    for step, samples in enumerate(reading.slices(0, total, 8), 1):
+    for step, samples in enumerate(reading.slices(0, total, [8] * 40), 1):
         found = locate_step(job, train, step, 40)
         ids = [firsts[Path(at.place.file).name] + 10 * at.place.row_group + at.place.row for at in found]
         assert ids == samples["id"].tolist()

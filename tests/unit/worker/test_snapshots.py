@@ -46,12 +46,19 @@ def test_only_the_newest_committed_and_what_is_beyond_stays() -> None:
 
 def test_what_is_sent_arrives_in_order_and_is_told() -> None:
     arrived: list[tuple[str | None, int]] = []
-    sender = Sender(lambda keeper, step, _: arrived.append((keeper, step)))
+
+    def send(keeper: str | None, step: int, parcel: Parcel) -> float:
+        arrived.append((keeper, step))
+        return 100.0 * step
+
+    sender = Sender(send)
     sender.submit(1, shard(1))
     sender.submit(2, shard(2), "w5")
     assert sender.drain(20.0)
     assert arrived == [(None, 1), ("w5", 2)]
-    assert [(k.step, k.bytes) for k in sender.poll()] == [(1, 16), (2, 16)]
+    told = sender.poll()
+    assert [(k.step, k.bytes) for k in told] == [(1, 16), (2, 16)]
+    assert [k.seconds // 100 for k in told] == [1, 2], "what it cost the keeper counts"
     assert sender.poll() == []
     sender.close()
 
@@ -59,7 +66,7 @@ def test_what_is_sent_arrives_in_order_and_is_told() -> None:
 def test_a_buddy_that_is_gone_holds_nobody_up() -> None:
     failed = threading.Event()
 
-    def send(keeper: str | None, step: int, parcel: Parcel) -> None:
+    def send(keeper: str | None, step: int, parcel: Parcel) -> float:
         failed.set()
         raise ConnectionError("gone")
 
