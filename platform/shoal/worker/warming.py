@@ -31,7 +31,10 @@ def dry_step(
     try:
         engine.form(0, 1, (0, 1))
         seed_shard(job.seed, 0, 0)
-        engine.micro_step(to_device(samples, 0, size, engine.device), 1.0, last=True)
+        batch = to_device(samples, 0, size, engine.device)
+        if job.data.selection is not None:
+            engine.score(batch)
+        engine.micro_step(batch, 1.0, last=True)
         engine.update(0.0)
     finally:
         engine.leave()
