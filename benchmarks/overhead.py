@@ -1,10 +1,13 @@
 """Fault-free overhead: Shoal against the same training written by hand with torch DDP and with DeepSpeed ZeRO 1, 2, 3.
 
 Same model, data, batch, optimizer and number of workers; data loading included; arms interleaved; after warm-up. While
-a plain arm runs, no Ray cluster is up. Two figures: samples per second by the median step, which a burst of another
-tenant of the machine does not move, and by the whole stretch, which also holds whatever Shoal does now and then.
+a plain arm runs, no Ray cluster is up. `--ray` adds a third arm: the plain loop in bare Ray tasks, without Shoal; what
+that loses is what Ray's own processes take where no core is left for them.
 
-    python -m benchmarks.overhead [--n 5] [--workers 2] [--engines ddp zero1 zero2 zero3]
+Two figures: samples per second by the median step, which a burst of another tenant of the machine does not move, and by
+the whole stretch, which also holds whatever Shoal does now and then.
+
+    python -m benchmarks.overhead [--n 5] [--workers 2] [--engines ddp zero1 zero2 zero3] [--ray]
 """
 
 from __future__ import annotations
@@ -18,18 +21,21 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import shoal
 from benchmarks.common import interleave, machine, ratios, spread, write_result
 from shoal.cli.display import make_display
 from shoal.data.sources import resolve
 from shoal.launch.api import RunOptions, run_job
+from shoal.launch.cluster import connect
 from shoal.run_folder import RunFolder
 from shoal.tasks import LanguageModel
 from shoal.tracking.ledger import effective, read
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS, WARM, BATCH = 50, 15, 32
+NAMES = {"ray": "plain, in Ray tasks", "shoal": "Shoal"}
 TASK = {"context": 128, "layers": 4, "heads": 4, "width": 192}
 
 
@@ -72,9 +78,7 @@ def run_shoal(engine: str, workers: int, runs: Path) -> Speed:
 
 
 def run_plain(engine: str, workers: int, spec: Path) -> Speed:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = free_port()
     command = [sys.executable, str(ROOT / "benchmarks" / "plain.py"), engine]
     others = [
         subprocess.Popen([*command, str(r), str(workers), port, str(spec)], stdout=subprocess.DEVNULL)
@@ -88,11 +92,30 @@ def run_plain(engine: str, workers: int, spec: Path) -> Speed:
     return speed(json.loads(first.stdout.strip().splitlines()[-1])["step_s"])
 
 
+def run_in_ray(engine: str, workers: int, spec: Path) -> Speed:
+    """The plain loop in Ray tasks, on a cluster started as Shoal starts its own."""
+    import ray
+
+    from benchmarks.plain import train
+
+    with connect(job(engine, workers), None):
+        port, values = free_port(), SimpleNamespace(**json.loads(spec.read_text()))
+        tasks = [ray.remote(num_cpus=1)(train).remote(engine, r, workers, port, values) for r in range(workers)]
+        return speed(ray.get(tasks)[0]["step_s"])
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--engines", nargs="+", default=["ddp", "zero1", "zero2", "zero3"])
+    parser.add_argument("--ray", action="store_true", help="also the plain loop in bare Ray tasks")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         runs, spec = Path(folder) / "runs", Path(folder) / "spec.json"
@@ -105,22 +128,27 @@ def main() -> None:
         arms = {}
         for engine in options.engines:
             arms[f"plain {engine}"] = lambda e=engine: run_plain(e, options.workers, spec)
+            if options.ray:
+                arms[f"ray {engine}"] = lambda e=engine: run_in_ray(e, options.workers, spec)
             arms[f"shoal {engine}"] = lambda e=engine: run_shoal(e, options.workers, runs)
         found = interleave(arms, options.n, lambda name, x: print(f"{name}: {x.median:.1f} samples/s", flush=True))
     rows = []
     for e in options.engines:
-        plain, ours = found[f"plain {e}"], found[f"shoal {e}"]
-        rows.append(
-            f"| {e} | {spread([x.median for x in plain], 1)} | {spread([x.median for x in ours], 1)} "
-            f"| {spread(ratios([x.median for x in ours], [x.median for x in plain]))} "
-            f"| {spread(ratios([x.whole for x in ours], [x.whole for x in plain]))} |"
-        )
+        plain = found[f"plain {e}"]
+        rows.append(f"| {e} | plain | {spread([x.median for x in plain], 1)} | | |")
+        for arm in ("ray", "shoal"):
+            if (theirs := found.get(f"{arm} {e}")) is not None:
+                rows.append(
+                    f"| {e} | {NAMES[arm]} | {spread([x.median for x in theirs], 1)} "
+                    f"| {spread(ratios([x.median for x in theirs], [x.median for x in plain]))} "
+                    f"| {spread(ratios([x.whole for x in theirs], [x.whole for x in plain]))} |"
+                )
     write_result(
         f"overhead_{options.workers}_workers",
         f"# Fault-free overhead, {options.workers} workers\n\n{machine()}\n\n"
         f"GPT {TASK}, batch {BATCH} of {TASK['context'] + 1} bytes, steps {WARM + 1}-{STEPS} of {STEPS}, fp32, AdamW, "
         f"clipping; median (min-max, n).\n\n"
-        "| engine | plain samples/s | Shoal samples/s | ratio by median step | ratio of the whole stretch |\n"
+        "| engine | loop | samples/s | to plain, by median step | to plain, of the whole stretch |\n"
         "|---|---|---|---|---|\n" + "\n".join(rows) + "\n",
     )
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -80,9 +81,8 @@ def zero(stage: int, spec: SimpleNamespace, task: object, rank: int, size: int) 
         yield loss.item()
 
 
-def main() -> None:
-    engine, rank, size, port, path = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
-    spec = SimpleNamespace(**json.loads(Path(path).read_text()))
+def train(engine: str, rank: int, size: int, port: str, spec: SimpleNamespace) -> dict[str, Any]:
+    """One worker of the run, in this process: `step_s`, the seconds of each step after warm-up, and the last `loss`."""
     torch.set_num_threads(spec.threads)
     torch.manual_seed(0)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
@@ -102,11 +102,19 @@ def main() -> None:
     for _ in range(spec.steps):
         loss = next(losses)
         marks.append(time.perf_counter())
-    if rank == 0:
-        taken = [b - a for a, b in zip(marks[spec.warm - 1 :], marks[spec.warm :], strict=False)]
-        print(json.dumps({"step_s": taken, "loss": loss}), flush=True)
     dist.barrier()
     dist.destroy_process_group()
+    return {
+        "step_s": [b - a for a, b in zip(marks[spec.warm - 1 :], marks[spec.warm :], strict=False)],
+        "loss": loss,
+    }
+
+
+def main() -> None:
+    engine, rank, size, port, path = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
+    found = train(engine, rank, size, port, SimpleNamespace(**json.loads(Path(path).read_text())))
+    if rank == 0:
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

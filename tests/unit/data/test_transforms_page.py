@@ -1,4 +1,4 @@
-"""The transforms that docs/data.md shows work as they stand."""
+"""The transforms that docs/transforms.md shows work as they stand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.transforms import text_of, write_texts
 
 pytestmark = pytest.mark.unit
 
-PAGE = Path(__file__).parents[3] / "docs" / "data.md"
+PAGE = Path(__file__).parents[3] / "docs" / "transforms.md"
 
 
 def test_own_transforms_from_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
