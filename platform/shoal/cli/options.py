@@ -50,6 +50,16 @@ def set_option(command: Command) -> Command:
     )(command)
 
 
+def new_data_option(command: Command) -> Command:
+    """`--new-data`."""
+    return click.option(
+        "--new-data",
+        is_flag=True,
+        help="Go on although the data, or their order, are not those of the checkpoint: a new run takes its weights, "
+        "optimizer and step, and the samples that come from that step on now.",
+    )(command)
+
+
 def display_options(command: Command) -> Command:
     """`--json` and `--quiet`."""
     command = click.option("-q", "--quiet", is_flag=True, help="Only warnings and the result.")(command)

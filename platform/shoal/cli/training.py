@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shoal.cli.options import detach_options, display_options, runs_option, set_option, where_options
+from shoal.cli.options import detach_options, display_options, new_data_option, runs_option, set_option, where_options
 from shoal.errors import ConfigError, ShoalError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.argument("recipe")
 @set_option
 @click.option("--resume", metavar="RUN", help="Go on from the last checkpoint of this run (its id or folder).")
+@new_data_option
 @click.option("--name", metavar="NAME", help="Name of the run's folder. Default: job, date, time, four letters.")
 @where_options
 @detach_options
@@ -34,6 +35,7 @@ def train(
     recipe: str,
     overrides: tuple[str, ...],
     resume: str | None,
+    new_data: bool,
     name: str | None,
     address: str | None,
     tracking_uri: str | None,
@@ -71,6 +73,7 @@ def train(
             tracking_uri=tracking_uri,
             if_detached="continue" if detach or if_detached == "continue" else "stop",
             resume=resume,
+            new_data=new_data,
             recipe=loaded,
             overrides=overrides,
         )
@@ -81,7 +84,8 @@ def train(
 @click.command(short_help="Go on with a run from its last checkpoint.")
 @click.argument("run")
 @set_option
-@click.option("--name", metavar="NAME", help="Name of the new run's folder, if --set makes it a new run.")
+@new_data_option
+@click.option("--name", metavar="NAME", help="Name of the new run's folder, if --set or --new-data makes it a new run.")
 @where_options
 @detach_options
 @runs_option
@@ -92,6 +96,7 @@ def resume(
     *,
     run: str,
     overrides: tuple[str, ...],
+    new_data: bool,
     name: str | None,
     address: str | None,
     tracking_uri: str | None,
@@ -124,6 +129,7 @@ def resume(
             tracking_uri=tracking_uri,
             if_detached="continue" if detach or if_detached == "continue" else "stop",
             resume=run,
+            new_data=new_data,
             overrides=overrides,
         )
         job = load_job(find_run(runs_dir.absolute(), run), overrides)

@@ -282,7 +282,7 @@ class Cursor:
             raise DataError(
                 f"the training data changed since the checkpoint: it had {self.samples} samples (digest "
                 f"{self.digest[:12]}), now {data.samples} (digest {data.digest[:12]}). Position {self.position} would "
-                f"mean other samples; bring the old data back, or start a new run from the checkpoint's model"
+                f"mean other samples; bring the old data back"
             )
         if now is None:
             return
@@ -291,13 +291,13 @@ class Cursor:
             if value is not None and value != asked:
                 raise DataError(
                     f"{name}={asked} differs from the checkpoint's {name}={value}, so samples of the epoch would be "
-                    f"lost and repeated; set {name}={value}, or start a new run from the checkpoint's model"
+                    f"lost and repeated; set {name}={value}"
                 )
         if self.options != now.options:
             raise DataError(
                 "the sources, their weights, the curriculum, the selection, data.replacement or the budget that they "
                 "depend on are not those of the checkpoint, so samples would be lost and repeated; bring the old "
-                "values back, or start a new run from the checkpoint's model"
+                "values back"
             )
 
 

@@ -11,6 +11,7 @@ from shoal.data import corpora, transforming
 from shoal.data.catalog import MANIFEST, Catalog, read_catalog
 from shoal.data.training import TrainingData
 from shoal.data.trying import transformed
+from shoal.data.verifying import leave_out, verify
 from shoal.errors import ConfigError, DataError
 from shoal.job.checks import nearest
 from shoal.job.spec import Data
@@ -55,6 +56,18 @@ def resolve(data: Data, root: Path, columns: Sequence[str] = ()) -> Sources:
             )
     _same_columns(sources)
     return sources
+
+
+def leave_out_bad(data: Data, root: Path, columns: Sequence[str] = ()) -> None:
+    """Read all training data that `data` names, and put what cannot be read on the lists of what is left out.
+
+    What no list can mend is left for `resolve` to say. Raises DataError if a list cannot be written.
+    """
+    for part in [replace(data, train=s.train, sources=()) for s in data.sources] or [data]:
+        place, _ = _places(part, root)
+        found = verify(place, data.columns or columns, raw=bool(data.transforms))
+        if any(p.skippable for p in found.problems):
+            leave_out(found)
 
 
 def _catalog(data: Data, place: str, needed: Sequence[str], purpose: int) -> Catalog:

@@ -95,13 +95,15 @@ def verify(
     uri: str,
     columns: Sequence[str] = (),
     *,
+    raw: bool = False,
     filesystem: pafs.FileSystem | None = None,
     threads: int = THREADS,
     progress: Callable[[int, int, int], None] = lambda done, all, nbytes: None,
 ) -> Verified:
     """Read every row group of the Parquet at `uri` and check what training relies on.
 
-    `columns`: those to read; none: all that hold numbers. Checked: footers; the same types in all files; that pages
+    `columns`: those to read; none: all that hold numbers. `raw`: they are for transforms, and may hold anything, of any
+    length. Checked: footers; the same types in all files; that pages
     decode (with their checksums, where the writer wrote them); no missing values; one length for all lists of a
     column; minimum, maximum and missing values as the footers say; for prepared data the number of samples and the
     digest of the content. `progress` is told row groups done, of how many, and bytes in memory that they came to. At
@@ -111,7 +113,7 @@ def verify(
     begun = time.perf_counter()
     filesystem, path = open_uri(uri, filesystem)
     files = list_files(uri, filesystem, path)
-    work = _Work(uri, filesystem, path, folder_of(path, files), files)
+    work = _Work(uri, filesystem, path, folder_of(path, files), files, raw)
     work.read_list()
     with ThreadPoolExecutor(threads, thread_name_prefix="shoal-verify") as pool:
         work.read_footers(pool, columns)
@@ -167,6 +169,7 @@ class _Work:
     path: str
     folder: str
     files: list[str]
+    raw: bool
     names: tuple[str, ...] = ()
     parts: list[Part] = field(default_factory=list)
     read_bytes: int = 0
@@ -199,7 +202,7 @@ class _Work:
         if not good:
             return
         first_file, first = good[0]
-        chosen = choose(self.uri, first.schema, first_file, columns)
+        chosen = choose(self.uri, first.schema, first_file, columns, raw=self.raw)
         self.names = tuple(c.name for c in chosen)
         for file, footer in good:
             try:
@@ -211,7 +214,7 @@ class _Work:
                 self.notes.append(f"{below(self.folder, file)} has no rows; training passes over it")
             self.parts += [Part(file, g, rows, footer.file_bytes) for g, rows in enumerate(footer.rows) if rows]
         self._said = prepared_split(self.filesystem, self.path)
-        if self._said is not None and set(self.names) == set(first.schema.names):
+        if self._said is not None and not self.raw and set(self.names) == set(first.schema.names):
             self._digest = ContentDigest()
 
     def _footer(self, file: str) -> Footer | str:
@@ -226,6 +229,8 @@ class _Work:
             self._own.reader = GroupReader(self.filesystem, self.names)
         reader: GroupReader = self._own.reader
         try:
+            if self.raw:
+                return _Look(nbytes=reader.table(part).nbytes)
             columns = reader.read(part)
         except DataError as error:
             return _Look(_without_place(str(error), part))
@@ -249,7 +254,7 @@ class _Work:
 
     def check_shapes(self) -> None:
         """All row groups must have samples of one shape; those are right that hold the most rows."""
-        for name in self.names:
+        for name in self.names if not self.raw else ():
             rows: Counter[tuple[int, ...]] = Counter()
             for part, shapes in self._shapes.items():
                 rows[shapes[name]] += part.rows
@@ -291,7 +296,7 @@ class _Work:
         digest = None
         if not left:
             try:
-                digest = read_catalog(self.path, self.names, filesystem=self.filesystem).digest
+                digest = read_catalog(self.path, self.names, raw=self.raw, filesystem=self.filesystem).digest
             except DataError as error:  # whatever else a run would refuse
                 left.append(Problem(".", None, 0, str(error), skippable=False))
         return Verified(

@@ -43,6 +43,9 @@ class Data:
     """CPUs that are kept for Ray Data, so that workers can never starve it."""
     ahead_mb: int = 64
     """Megabytes of samples that may wait in the object store ahead of the workers."""
+    on_bad: Literal["stop", "skip"] = "stop"
+    """A row group that cannot be read ends the run (`stop`); or (`skip`) all training data is read once before a new
+    run starts, and such row groups are put on the list of those that are left out (`shoal data verify`)."""
     replacement: bool = False
     """Draw samples with replacement: each place of a window takes any of the window's rows."""
     curriculum: Curriculum | None = None
@@ -72,6 +75,7 @@ class Data:
             positive("data.temperature", self.temperature)
         if self.replacement and not self.shuffle:
             raise ConfigError("data.replacement=true draws at random, but data.shuffle=false; leave one of them out")
+        choice("data.on_bad", self.on_bad, ("stop", "skip"))
         positive("data.window", self.window)
         positive("data.cpus", self.cpus)
         positive("data.ahead_mb", self.ahead_mb)

@@ -33,6 +33,8 @@ class RunOptions:
     """MLflow; default: SQLite in `runs_dir`."""
     resume: str | None = None
     """Run (id or folder) to continue from its last durable checkpoint."""
+    new_data: bool = False
+    """Continue although the data, or their order, are not those of the checkpoint: in a new run."""
     storage_uri: str | None = None
     """Where checkpoints and the exported model go; default: the run folder."""
     if_detached: Literal["stop", "continue"] = "stop"

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from shoal.coordinator.plan import RunPlan, TaskElsewhere, cursor_of
 from shoal.data.augment import check as check_augmented
 from shoal.data.order import Cursor
-from shoal.data.sources import Sources, resolve
-from shoal.errors import ConfigError
+from shoal.data.sources import Sources, leave_out_bad, resolve
+from shoal.errors import ConfigError, DataError
 from shoal.job import Data, Job, by_value
 from shoal.job.fields import flatten
 from shoal.job.steps import positions_of, total_steps
@@ -144,6 +144,8 @@ class Prepared:
 def prepare(job: Job, options: RunOptions) -> Prepared:
     """Resolve and check everything, make the run folder. Raises ConfigError, DataError, CheckpointError."""
     root = options.runs_dir.absolute()
+    if job.data.on_bad == "skip" and options.resume is None:
+        leave_out_bad(job.data, root, tuple(job.task.columns))
     sources = resolve(job.data, root, tuple(job.task.columns))
     job.task.check_data({c.name: c.shape for c in sources.train.columns}, sources.train.metadata)
     check_augmented(job, sources.train.columns)
@@ -160,7 +162,8 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
         continues = old.read().get("job_digest") == digest
         if continues:
             _not_running(old)
-        start = _start_from(job, old, sources, total)
+        start, same_order = _start_from(job, old, sources, total, new_data=options.new_data)
+        continues = continues and same_order
         folder = old if continues else new_folder(root, options.name or _fresh_name(job.name))
     if not continues:
         folder.update(
@@ -222,7 +225,10 @@ def _not_running(folder: RunFolder) -> None:
         )
 
 
-def _start_from(job: Job, folder: RunFolder, sources: Sources, total: int) -> CheckpointInfo:
+def _start_from(
+    job: Job, folder: RunFolder, sources: Sources, total: int, *, new_data: bool
+) -> tuple[CheckpointInfo, bool]:
+    """The run's last checkpoint, and whether the data go on as they did; if not, and unless `new_data`, an error."""
     uri = folder.read().get("checkpoint_uri") or str(folder.checkpoints)
     store = CheckpointStore(uri)
     latest = store.latest()
@@ -235,13 +241,19 @@ def _start_from(job: Job, folder: RunFolder, sources: Sources, total: int) -> Ch
         )
     cursor = Cursor.from_json(store.open(latest.uri).cursor)
     now = cursor_of(job, sources.train, latest.step, total)
-    cursor.check(sources.train, now)
-    if cursor.position != now.position:
-        raise ConfigError(
-            f"the data order of {latest.uri} stands at sample {cursor.position}, but step {latest.step} of this job is "
-            f"at {now.position}; keep the batch.size that it had, {cursor.position / latest.step:g} samples a step"
-        )
-    return latest
+    try:
+        cursor.check(sources.train, now)
+        if cursor.position != now.position:
+            raise DataError(
+                f"the data order of {latest.uri} stands at sample {cursor.position}, but step {latest.step} of this "
+                f"job is at {now.position}; keep the batch.size that it had, {cursor.position / latest.step:g} samples "
+                f"a step"
+            )
+    except DataError as error:
+        if new_data:
+            return latest, False
+        raise DataError(f"{error}. To go on all the same, in a new run: --new-data") from None
+    return latest, True
 
 
 def _fresh_name(job: str) -> str:

@@ -19,7 +19,7 @@ from shoal.data.shards import ShardWriter, write_manifest
 from shoal.data.skipping import SKIP, Skipped, fingerprint, write_skips
 from shoal.data.verifying import Verified, disagreement, leave_out, verify
 from shoal.errors import DataError
-from tests.support.bad_parquet import break_group, change_values, patch, write
+from tests.support.bad_parquet import GROUP, break_group, change_values, patch, write
 
 pytestmark = pytest.mark.unit
 
@@ -259,3 +259,15 @@ def test_what_cannot_even_be_looked_at(tmp_path: Path) -> None:
     found = verify(str(tmp_path))
     assert said(found) == [("a.parquet", None)]
     assert found.row_groups == 0
+
+
+def test_columns_for_transforms_may_hold_anything(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", {"a.parquet": 40})
+    with pytest.raises(DataError, match="column 'text' is string"):
+        verify(str(folder), ("text",))
+    good = verify(str(folder), ("text",), raw=True)
+    assert good.good
+    assert (good.columns, good.samples) == (("text",), 40)
+    break_group(folder / "a.parquet", 2, column=2)
+    (problem,) = verify(str(folder), ("text",), raw=True).problems
+    assert (problem.row_group, problem.rows, problem.skippable) == (2, GROUP, True)
