@@ -109,3 +109,23 @@ def test_sources_that_do_not_fit_together_are_refused(ray_cluster: None, tmp_pat
     )
     with pytest.raises(shoal.errors.DataError, match="'all' and 'odd' cannot be mixed"):
         run(job(tmp_path, data=shoal.Data(sources=sources)), tmp_path / "runs")
+
+
+def test_a_source_with_fewer_samples_than_a_step_takes_of_it_is_refused(ray_cluster: None, tmp_path: Path) -> None:
+    folder = tmp_path / "few"
+    folder.mkdir()
+    whole = read_catalog(str(digits_corpus(tmp_path / "corpora") / "train"))
+    pq.write_table(pq.read_table(whole.files[0]).slice(0, 10), folder / "a.parquet")
+
+    def mixed(late: float) -> shoal.Job:
+        few = shoal.Source(name="few", train=str(folder), weight=((0.0, 0.0), (1.0, late)))
+        return job(
+            tmp_path,
+            data=shoal.Data(sources=(shoal.Source(name="all", train="builtin:digits"), few), cpus=0.5),
+            budget=shoal.Budget(steps=4),
+        )
+
+    with pytest.raises(shoal.errors.ConfigError, match=r"step 4 would take 1\d samples of the source 'few', which has"):
+        run(mixed(1.0), tmp_path / "runs")
+    outcome, _ = run(mixed(0.25), tmp_path / "runs")
+    assert outcome.status == "finished", outcome.error

@@ -16,6 +16,7 @@ from shoal.data.order import Order, derive
 from shoal.errors import DataError
 from shoal.job.spec import Data, Job
 from shoal.job.steps import positions_of
+from shoal.positions import Positions
 
 _SOURCE = 5  # what a key is for
 
@@ -84,6 +85,22 @@ class TrainingData:
         if data.temperature is not None:
             weights = by_size(weights, [c.samples for c in self.catalogs], data.temperature)
         return Mixture(weights=weights, block=block, total=total, seed=seed)
+
+    def repeats(self, mixture: Mixture, positions: Positions) -> tuple[str, int, int] | None:
+        """(source, step, samples of it in that step) if a step takes more samples of a source than it has.
+
+        A source's share is a ratio of linear functions of progress between the points that its weights name, so it is
+        largest at one of them.
+        """
+        last = positions.total - 1
+        points = {p for weight in mixture.weights if isinstance(weight, tuple) for p, _ in weight}
+        for step in sorted({positions.step_of(min(last, int(p * last))) for p in (0.0, *points, 1.0)}):
+            for name, catalog, (a, b) in zip(
+                self.names, self.catalogs, mixture.ranges(*positions.of(step)), strict=True
+            ):
+                if b - a > catalog.samples:
+                    return name, step, b - a
+        return None
 
     def ordered(self, job: Job, total_steps: int) -> tuple[Mixture | None, tuple[Order, ...]]:
         """The mixture and each source's own order in a run of `job` over `total_steps` steps."""

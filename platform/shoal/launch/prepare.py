@@ -191,6 +191,15 @@ def _enough(job: Job, sources: Sources, positions: Positions) -> None:
             f"{asked} is more than the {sources.train.samples} samples of {sources.train.uri}, so a step would hold a "
             f"sample twice; lower batch.size or bring more data"
         )
+    train = sources.train
+    mixture = train.mixture(job.data, seed=job.seed, block=job.batch.size, total=positions.total)
+    if mixture is not None and (found := train.repeats(mixture, positions)) is not None:
+        name, step, count = found
+        has = train.catalogs[train.names.index(name)].samples
+        raise ConfigError(
+            f"step {step} would take {count} samples of the source {name!r}, which has {has}, and so hold one twice; "
+            f"lower its weight or batch.size, or bring more of it"
+        )
 
 
 def new_folder(root: Path, name: str) -> RunFolder:
