@@ -29,9 +29,7 @@ TASK = {"context": 128, "layers": 3, "heads": 4, "width": 128}
 ARMS: dict[str, dict] = {
     "plain shuffle": {},
     "curriculum (compressibility)": {"curriculum": shoal.Curriculum(start=0.3, until=0.4, pacing="root")},
-    "hardest first": {"curriculum": shoal.Curriculum(start=0.3, until=0.4, pacing="root", hardest_first=True)},
     "sequence warm-up": {"length_warmup": shoal.LengthWarmup(start=32, until=0.3, multiple=16)},
-    "with replacement": {"replacement": True},
     "importance": {"selection": shoal.Selection(rule="importance")},
     "hardest half": {"selection": shoal.Selection(rule="hardest")},
 }
