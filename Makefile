@@ -40,6 +40,7 @@ bench: $(READY)  ## the measurements behind benchmarks/README.md
 	$(BIN)/python -m benchmarks.recovery --cost
 	$(BIN)/python -m benchmarks.reshard
 	$(BIN)/python -m benchmarks.exact
+	$(BIN)/python -m benchmarks.data_efficiency
 
 ui: $(READY)  ## the record in a browser
 	$(BIN)/shoal ui
@@ -53,4 +54,6 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (some minutes the first time) ..."
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@# Where Python may not write byte code, every worker process would compile these modules again.
+	@$(BIN)/python -m compileall -q platform/shoal
 	@touch $(READY)
