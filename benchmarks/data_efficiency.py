@@ -5,7 +5,7 @@ or which samples are trained on differs. Samples are those that are trained on; 
 the ones that they leave out, which the seconds say. A run is evaluated every few steps; between two evaluations the
 loss is taken for linear. Seconds are those of the training steps.
 
-    python -m benchmarks.data_efficiency [--seeds 3] [--steps 400] [--target 1.75]
+    python -m benchmarks.data_efficiency [--seeds 3] [--steps 400] [--target 1.9]
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--target", type=float, default=1.75, help="validation loss in nats per byte")
+    parser.add_argument("--target", type=float, default=1.9, help="validation loss in nats per byte")
     options = parser.parse_args()
     found = measure(options.seeds, options.steps)
     plot(found, options.target, RESULTS / "data_efficiency.png")
