@@ -57,7 +57,7 @@ MAY_IMPORT = {
     "ray_compat": "errors",
     "deepspeed_compat": "errors",
     "orphans": "ray_compat",
-    "data": "errors job ray_compat orphans",
+    "data": "errors positions job ray_compat orphans",
     "state": "errors job membership tasks",
     "engines": "errors job optim state tasks deepspeed_compat",
     "tracking": "errors job locks run_folder",
