@@ -90,12 +90,19 @@ def test_a_batch_larger_than_the_data_is_refused_before_anything_starts(runs: Pa
         run(digits(batch=shoal.Batch(size=4096)), runs)
 
 
-def test_a_run_name_is_used_once(runs: Path) -> None:
+@pytest.fixture(scope="module")
+def once(runs: Path) -> None:
+    """A run of that name, finished."""
     run(digits(budget=shoal.Budget(steps=1)), runs, name="once")
+
+
+@pytest.mark.usefixtures("once")
+def test_a_run_name_is_used_once(runs: Path) -> None:
     with pytest.raises(ConfigError, match="once exists already"):
         run(digits(), runs, name="once")
 
 
+@pytest.mark.usefixtures("once")
 def test_a_finished_run_is_resumed_only_with_a_larger_budget(runs: Path) -> None:
     with pytest.raises(ConfigError, match="its whole budget"):
         run(digits(budget=shoal.Budget(steps=1)), runs, resume="once")
