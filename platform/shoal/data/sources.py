@@ -35,7 +35,7 @@ def resolve(data: Data, root: Path, columns: Sequence[str] = ()) -> Sources:
     own held-out part. The job's transforms are tried on the first rows of each. Raises ConfigError or DataError, each
     with the reason and what to do; TaskError if a transform fails.
     """
-    parts = [replace(data, train=s.train, sources=()) for s in data.sources] or [data]
+    parts = _parts(data)
     places = [_places(part, root) for part in parts]
     # Of a mixture the first source that brings a held-out part is evaluated on, unless the job names one.
     validation = next((held_out for _, held_out in places if held_out is not None), None)
@@ -63,11 +63,16 @@ def leave_out_bad(data: Data, root: Path, columns: Sequence[str] = ()) -> None:
 
     What no list can mend is left for `resolve` to say. Raises DataError if a list cannot be written.
     """
-    for part in [replace(data, train=s.train, sources=()) for s in data.sources] or [data]:
+    for part in _parts(data):
         place, _ = _places(part, root)
         found = verify(place, data.columns or columns, raw=bool(data.transforms))
         if any(p.skippable for p in found.problems):
             leave_out(found)
+
+
+def _parts(data: Data) -> list[Data]:
+    """Of a mixture each source as if it stood alone."""
+    return [replace(data, train=s.train, sources=()) for s in data.sources] or [data]
 
 
 def _catalog(data: Data, place: str, needed: Sequence[str], purpose: int) -> Catalog:

@@ -103,12 +103,11 @@ def verify(
     """Read every row group of the Parquet at `uri` and check what training relies on.
 
     `columns`: those to read; none: all that hold numbers. `raw`: they are for transforms, and may hold anything, of any
-    length. Checked: footers; the same types in all files; that pages
-    decode (with their checksums, where the writer wrote them); no missing values; one length for all lists of a
-    column; minimum, maximum and missing values as the footers say; for prepared data the number of samples and the
-    digest of the content. `progress` is told row groups done, of how many, and bytes in memory that they came to. At
-    most three row groups per thread are held. Raises DataError if there are no files, if the storage cannot be listed,
-    or if no file has the columns.
+    length. Checked: footers; the same types in all files; that pages decode (with their checksums, where the writer
+    wrote them); no missing values; one length for all lists of a column; minimum, maximum and missing values as the
+    footers say; for prepared data the number of samples and the digest of the content. `progress` is told row groups
+    done, of how many, and bytes in memory that they came to. At most three row groups per thread are held. Raises
+    DataError if there are no files, if the storage cannot be listed, or if no file has the columns.
     """
     begun = time.perf_counter()
     filesystem, path = open_uri(uri, filesystem)

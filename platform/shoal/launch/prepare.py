@@ -144,7 +144,7 @@ class Prepared:
 def prepare(job: Job, options: RunOptions) -> Prepared:
     """Resolve and check everything, make the run folder. Raises ConfigError, DataError, CheckpointError."""
     root = options.runs_dir.absolute()
-    if job.data.on_bad == "skip" and options.resume is None:
+    if job.data.on_bad == "skip" and options.resume is None and options.scratch is None:
         leave_out_bad(job.data, root, tuple(job.task.columns))
     sources = resolve(job.data, root, tuple(job.task.columns))
     job.task.check_data({c.name: c.shape for c in sources.train.columns}, sources.train.metadata)
