@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shoal.cli.options import is_run, runs_option, set_option
+from shoal.cli.jobs import find_job
+from shoal.cli.options import runs_option, set_option
 from shoal.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -50,20 +51,13 @@ def order(*, job: str, step: int, overrides: tuple[str, ...], as_json: bool, run
 def _of(name: str, overrides: Sequence[str], root: Path) -> tuple[Job, TrainingData, int]:
     """The job, its training data and its steps. Raises DataError if a run's data is not what it was."""
     from shoal.data.sources import resolve
-    from shoal.job.overrides import apply
-    from shoal.job.recipe import load_recipe
     from shoal.job.steps import total_steps
-    from shoal.job.store import load_job
-    from shoal.launch.prepare import find_run
     from shoal.tracking.ledger import of_kind
 
-    if not is_run(name, root):
-        job = apply(load_recipe(name).job, overrides)
-        train = resolve(job.data, root, tuple(job.task.columns)).train
+    job, folder = find_job(name, overrides, root)
+    train = resolve(job.data, folder.root if folder is not None else root, tuple(job.task.columns)).train
+    if folder is None:
         return job, train, total_steps(job, train.samples)
-    folder = find_run(root, name)
-    job = load_job(folder, overrides)
-    train = resolve(job.data, folder.root, tuple(job.task.columns)).train
     began = next(iter(reversed(list(of_kind(folder.ledger, "start")))), None)
     if overrides or began is None:  # another job than the run's, or a run that has not begun
         return job, train, total_steps(job, train.samples)

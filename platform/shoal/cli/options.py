@@ -18,11 +18,6 @@ def default_runs() -> Path:
     return Path.home() / "shoal-runs" if "working_dir_files" in Path.cwd().parts else Path("runs")
 
 
-def is_run(name: str, root: Path) -> bool:
-    """A folder, or a name that is no recipe's: those are files that end in .py, with or without `:NAME`."""
-    return Path(name).is_dir() or (root / name).is_dir() or ".py" not in Path(name).name
-
-
 def runs_option(command: Command) -> Command:
     """`--runs DIR`."""
     return click.option(

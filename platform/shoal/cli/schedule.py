@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shoal.cli.options import is_run, runs_option, set_option
+from shoal.cli.jobs import find_job
+from shoal.cli.options import runs_option, set_option
 from shoal.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -149,17 +150,9 @@ def _warmup(schedule: Schedule) -> float:
 
 
 def _find(name: str, overrides: Sequence[str], root: Path) -> tuple[Job, Length]:
-    from shoal.job.overrides import apply
-    from shoal.job.recipe import load_recipe
-    from shoal.job.store import load_job
-    from shoal.launch.prepare import find_run
-
-    if not is_run(name, root):
-        job = apply(load_recipe(name).job, overrides)
-        return job, _length(job)
-    folder = find_run(root, name)
-    job, steps = load_job(folder, overrides), folder.read().get("total_steps")
-    return job, _length(job) if overrides or not steps else Length(steps, "steps")
+    job, folder = find_job(name, overrides, root)
+    steps = folder.read().get("total_steps") if folder is not None and not overrides else None
+    return job, Length(steps, "steps") if steps else _length(job)
 
 
 def _length(job: Job) -> Length:
