@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import sys
 import typing
 from collections.abc import Iterator
@@ -91,6 +92,16 @@ def flatten(job: Any) -> dict[str, str]:
         out.update({leaf.name: leaf.text for leaf in _attributes(task)})
     out.update({leaf.name: leaf.text for leaf in leaves(job) if leaf.name != "task"})
     return out
+
+
+def recorded_values(job: Any) -> dict[str, str]:
+    """`flatten(job)`, and two values that charts of many runs want: `log10_lr`, because the axes of MLflow's parallel
+    coordinates are linear, and `schedule.family`, which is one word also for a schedule that is made of others."""
+    return {
+        **flatten(job),
+        "log10_lr": f"{math.log10(job.optimizer.lr):.6g}",
+        "schedule.family": type(job.schedule).__name__,
+    }
 
 
 def _attributes(task: Any) -> Iterator[Leaf]:

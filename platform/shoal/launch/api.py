@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from shoal.job.recipe import Recipe
     from shoal.launch.cluster import Connection
     from shoal.state.store import CheckpointInfo
+    from shoal.tracking.settings import TrialOf
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +48,8 @@ class RunOptions:
     """Make the run's folder here, record nothing in MLflow, and begin with `start_from`."""
     start_from: CheckpointInfo | None = None
     """Only with `scratch`: the checkpoint to begin with; None: the initial weights."""
+    trial: TrialOf | None = None
+    """The run is a trial of this sweep: its record lies below the sweep's."""
     recipe: Recipe | None = None
     overrides: tuple[str, ...] = ()
 

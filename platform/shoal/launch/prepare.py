@@ -17,7 +17,7 @@ from shoal.data.order import Cursor
 from shoal.data.sources import Sources, leave_out_bad, resolve
 from shoal.errors import ConfigError, DataError
 from shoal.job import Data, Job, by_value
-from shoal.job.fields import flatten
+from shoal.job.fields import recorded_values
 from shoal.job.steps import positions_of, total_steps
 from shoal.job.store import job_digest, save_job
 from shoal.positions import Positions
@@ -101,13 +101,17 @@ class Prepared:
         tags |= {"shoal.run_id": self.folder.run_id, "shoal.job_digest": self.digest}
         if self.start_from and not self.continues:
             tags["shoal.forked_from"] = self.start_from.uri
+        trial = self.options.trial
+        if trial is not None:
+            tags |= trial.tags
         return RecordSettings(
             runs=self.folder.root,
             tracking_uri=self.options.tracking_uri or "",
-            experiment=self.job.name,
+            experiment=(trial and trial.experiment) or self.job.name,
             run_name=self.folder.run_id,
-            params=flatten(self.job),
+            params=recorded_values(self.job),
             tags=tags,
+            trial=trial,
             dataset=DatasetEntry(
                 name=_named(self.job.data), digest=self.sources.train.digest, source=self.sources.train.uri
             ),

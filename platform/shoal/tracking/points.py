@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from shoal.tracking.changes import PARTS
 from shoal.tracking.ledger import Entry
+from shoal.tracking.settings import TrialOf, best_key, better
 
 # MLflow's UI shows groups in alphabetical order: these names put the curves of training and validation on top.
 PER_STEP = {"loss": "train/loss", "lr": "train/learning_rate", "grad_norm": "train/gradient_norm"}
@@ -30,6 +31,8 @@ CHANGES = {what: f"work/{what}_s" for what in ("join", "leave", "loss", "hang")}
 COSTS = {f"{part}_s": f"work/{part}_s" for part in PARTS}
 REDONE = "work/steps_redone"
 BEST = "val/loss.best"
+REASON, ERROR = "stop_reason", "error"
+"""Tags of a run that has ended: why; and, if it failed, once more under the name that people search for."""
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 ENOUGH = 900
@@ -56,6 +59,8 @@ class Progress:
     evaluated: bool = False
     best: float | None = None
     """Lowest `val/loss` so far."""
+    objective: float | None = None
+    """Of a trial: the best value so far of what its sweep judges it by."""
 
 
 @dataclass(slots=True)
@@ -72,12 +77,17 @@ class Parcel:
 
 
 def parcels(
-    scanned: Iterable[tuple[Entry, int]], progress: Progress, *, before: float = math.inf, enough: int = ENOUGH
+    scanned: Iterable[tuple[Entry, int]],
+    progress: Progress,
+    *,
+    before: float = math.inf,
+    enough: int = ENOUGH,
+    trial: TrialOf | None = None,
 ) -> Iterator[Parcel]:
     """Parcels for the entries of `scanned` that are older than `before` (Unix seconds, a whole number).
 
     A commit of the second that still runs is left for later, because its second's means are not final. `progress`
-    belongs to the offset at which `scanned` begins.
+    belongs to the offset at which `scanned` begins. A `trial` also tells the best value so far of its sweep's metric.
     """
     parcel = Parcel(progress=progress)
     for group, end in _groups(scanned, before):
@@ -86,7 +96,7 @@ def parcels(
             step = max(parcel.progress.step, group[-1]["step"])
             parcel.progress = replace(parcel.progress, step=step, offset=end)
         else:
-            _note(group[0], parcel)
+            _note(group[0], parcel, trial)
             parcel.progress = replace(parcel.progress, offset=end)
         if parcel.status or len(parcel.points) >= enough:
             yield parcel
@@ -143,7 +153,7 @@ def _second(commits: list[Entry], progress: Progress) -> list[Point]:
     return out
 
 
-def _note(entry: Entry, parcel: Parcel) -> None:
+def _note(entry: Entry, parcel: Parcel, trial: TrialOf | None) -> None:
     kind, progress = entry["kind"], parcel.progress
     if kind == "evaluation" and (entry["step"] > progress.evaluation or not progress.evaluated):
         values = {clean_key(k): float(v) for k, v in entry["metrics"].items() if v is not None}
@@ -151,8 +161,13 @@ def _note(entry: Entry, parcel: Parcel) -> None:
         if (loss := values.get("val/loss")) is not None and not math.isnan(loss):
             best = loss if best is None else min(best, loss)
             values[BEST] = best
+        objective = progress.objective
+        if trial is not None and (value := entry["metrics"].get(trial.metric)) is not None:
+            objective = float(value) if better(float(value), objective, trial.mode) else objective
+            if objective is not None:
+                values[clean_key(best_key(trial.metric))] = objective
         parcel.points += [Point(k, v, _ms(entry), entry["step"]) for k, v in values.items()]
-        parcel.progress = replace(progress, evaluation=entry["step"], evaluated=True, best=best)
+        parcel.progress = replace(progress, evaluation=entry["step"], evaluated=True, best=best, objective=objective)
     elif kind == "change":
         parcel.points += _change(entry)
     elif kind == "checkpoint" and not entry.get("error"):
@@ -162,7 +177,9 @@ def _note(entry: Entry, parcel: Parcel) -> None:
         parcel.status, parcel.time_ms = "RUNNING", _ms(entry)
     elif kind == "end":
         parcel.status, parcel.time_ms = STATUS[entry["status"]], _ms(entry)
-        parcel.tags["stop_reason"] = str(entry.get("reason") or entry["status"])
+        parcel.tags[REASON] = str(entry.get("reason") or entry["status"])
+        if entry["status"] == "failed":
+            parcel.tags[ERROR] = parcel.tags[REASON]
 
 
 def _change(entry: Entry) -> list[Point]:

@@ -13,9 +13,9 @@ import time
 from shoal.errors import ConfigError, ShoalError
 from shoal.run_folder import RunFolder
 from shoal.tracking.reaper import reap
-from shoal.tracking.report import write_report
 from shoal.tracking.sender import Sender, read_record
 from shoal.tracking.settings import RecordSettings, public_uri
+from shoal.tracking.subject import Subject
 
 log = logging.getLogger(__name__)
 
@@ -27,18 +27,19 @@ _REPORT_SHARE = 50
 
 
 class Recorder:
-    """Follows `folder`'s ledger into MLflow, from `start` to `close`. Starting and closing take no time.
+    """Follows the ledger of a run (or of another `subject`) into MLflow, from `start` to `close`. Starting and closing
+    take no time.
 
     The folder remembers how far it came: a new recorder of the same folder continues the same MLflow run, and sends no
     step twice. Once, it also closes the records of runs beside it that died.
     """
 
-    def __init__(self, folder: RunFolder, settings: RecordSettings) -> None:
+    def __init__(self, folder: RunFolder, settings: RecordSettings, subject: Subject | None = None) -> None:
         self.folder = folder
         self.settings = settings
         self.problem: str | None = None
         """Why MLflow does not take the record at the moment; None when all is well."""
-        self._sender = Sender(folder, settings)
+        self._sender = Sender(folder, settings, subject)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name=f"record-{folder.run_id}", daemon=True)
         self._deadline = float("inf")
@@ -96,16 +97,18 @@ class Recorder:
         # The commits of the current second are left for the next round, until there is no next round.
         before = float("inf") if last else float(int(time.time()))
         self._sender.send(before=before, stop=lambda: time.monotonic() > self._deadline)
-        self._sender.upload(self.folder.job)
-        self._sender.upload(self.folder.recipe)
+        subject = self._sender.subject
+        for name in subject.files:
+            self._sender.upload(self.folder.path / name)
         if not self._reaped:
             self._reaped = True
-            reap(self.folder.root, only=self.settings.tracking_uri)
+            reap(self.folder.root, only=self.settings.tracking_uri, subject=type(subject).of)
         if self._report_is_new:
             self._sender.upload(self.folder.report, once=False)
             self._report_is_new = False
         if last:
-            self._sender.upload(self.folder.model / "config.json")
+            for name in subject.last_files:
+                self._sender.upload(self.folder.path / name, once=False)
 
     def _write_report(self, last: bool) -> None:
         """Renew `report.html` if it is due. It needs no MLflow, so that it is written while that is down, too."""
@@ -113,7 +116,7 @@ class Recorder:
         if not last and began < self._report_due:
             return
         try:
-            write_report(self.folder)
+            self._sender.subject.write_report(self.folder)
             self._report_is_new = True
         except (OSError, ShoalError) as error:
             # A full disk, or a damaged ledger: the report can be made at any later time.
@@ -128,12 +131,12 @@ class Recorder:
                 "MLflow at %s does not take the record (%s); the run goes on, and its points wait in %s until it does",
                 public_uri(self.settings.tracking_uri),
                 said.splitlines()[0][:200],
-                self.folder.ledger,
+                self._sender.ledger,
             )
         self.problem = said
 
 
-def send_pending(folder: RunFolder) -> int:
+def send_pending(folder: RunFolder, subject: Subject | None = None) -> int:
     """Send what MLflow has not got of a run that has ended. Returns how many steps, evaluations and changes that was.
 
     Raises ConfigError if the folder holds no recorded run or is being recorded now, ShoalError if MLflow does not
@@ -144,22 +147,23 @@ def send_pending(folder: RunFolder) -> int:
     if not noted:
         raise ConfigError(f"run {folder.run_id} has no record.json, so nobody asked for it to be recorded in MLflow")
     settings = RecordSettings.from_json(noted["settings"])
-    sender = Sender(folder, settings)
+    sender = Sender(folder, settings, subject)
     try:
         sender.connect()
         waiting = sender.unsent()
         sender.send()
-        sender.upload(folder.job)
-        sender.upload(folder.recipe)
-        sender.upload(write_report(folder), once=False)
-        sender.upload(folder.model / "config.json")
+        for name in sender.subject.files:
+            sender.upload(folder.path / name)
+        sender.upload(sender.subject.write_report(folder), once=False)
+        for name in sender.subject.last_files:
+            sender.upload(folder.path / name, once=False)
     except ShoalError:
         raise
     except Exception as error:
         # MLflow, its database driver and the network have no common error; for the user it is one and the same thing.
         raise ShoalError(
             f"MLflow at {public_uri(settings.tracking_uri)} does not take the record of {folder.run_id}: {error}; "
-            f"start or repair that server, then send again. {sender.unsent()} entries wait in {folder.ledger}"
+            f"start or repair that server, then send again. {sender.unsent()} entries wait in {sender.ledger}"
         ) from error
     finally:
         sender.close()

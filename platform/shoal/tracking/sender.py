@@ -1,4 +1,4 @@
-"""Brings a run's ledger into MLflow, one call at a time. Blocking; the recorder runs it in a thread."""
+"""Brings a ledger into MLflow, one call at a time. Blocking; the recorder runs it in a thread."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from shoal.errors import ConfigError, ShoalError
 from shoal.locks import file_lock
 from shoal.run_folder import RunFolder, write_json
 from shoal.tracking.ledger import ends_a_line, scan, tail
-from shoal.tracking.points import Parcel, Progress, clean_key, parcels, unsent
+from shoal.tracking.points import ERROR, REASON, Parcel, Progress, clean_key
 from shoal.tracking.settings import MAX_DIGEST, RecordSettings, public_uri
 from shoal.tracking.store import experiment_id, open_client
+from shoal.tracking.subject import Subject, TrainingRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,21 +27,26 @@ MAX_METRICS = 1000
 MAX_PARAMS = 100
 MAX_TAGS = 100
 _MAX_TAG = 8000
-_REASON = "stop_reason"
+_CREATION_WAIT_S = 60.0
 RUN_TAG = "shoal.run_id"
 """Tag that finds a run by its folder's name."""
+PARENT_TAG = "mlflow.parentRunId"
+"""MLflow's own: its UI shows a run with this tag below the run that it names."""
 
 
 class Sender:
-    """One run's connection to MLflow. Methods raise whatever MLflow raises; calling them again continues.
+    """The connection to MLflow of one run, or of another `subject`. Methods raise whatever MLflow raises; calling them
+    again continues.
 
     `record.json` notes, after every call that worked, how far the ledger is in MLflow; the settings are in it too, so
     that a run can be sent later, by anybody.
     """
 
-    def __init__(self, folder: RunFolder, settings: RecordSettings) -> None:
+    def __init__(self, folder: RunFolder, settings: RecordSettings, subject: Subject | None = None) -> None:
         self.folder = folder
         self.settings = settings
+        self.subject: Subject = subject or TrainingRun.of(settings)
+        self.ledger = self.subject.ledger(folder)
         self._stack = ExitStack()
         self._client: MlflowClient | None = None
         self._run = ""
@@ -68,7 +74,7 @@ class Sender:
             client = open_client(self.settings)
             self._run, experiment = self._find_or_create(client)
             self._describe(client, experiment)
-            if live and [e["kind"] for e in tail(self.folder.ledger, 4096)][-1:] != ["end"]:
+            if live and [e["kind"] for e in tail(self.ledger, 4096)][-1:] != ["end"]:
                 self._set_running(client)
         except BaseException:
             self._stack.close()
@@ -84,7 +90,7 @@ class Sender:
 
     def send(self, *, before: float = math.inf, stop: Callable[[], bool] = lambda: False) -> None:
         """Send the ledger's entries that are older than `before` (whole Unix seconds), unless `stop()` comes true."""
-        for parcel in parcels(scan(self.folder.ledger, self.progress.offset), self.progress, before=before):
+        for parcel in self.subject.parcels(self.ledger, self.progress, before):
             self._deliver(parcel)
             self.progress = parcel.progress
             self._save()
@@ -93,12 +99,16 @@ class Sender:
 
     def terminate(self, status: str, reason: str, time_ms: int) -> None:
         """End the MLflow run with a status that the ledger does not know of."""
-        self.client.set_tag(self._run, _REASON, reason)
+        self.client.set_tag(self._run, REASON, reason)
         self.client.set_terminated(self._run, status, end_time=time_ms)
 
     def unsent(self) -> int:
         """Steps, evaluations and changes of status that MLflow has not got yet."""
-        return unsent(scan(self.folder.ledger, self.progress.offset), self.progress)
+        return self.subject.unsent(self.ledger, self.progress)
+
+    def keep_settings(self) -> None:
+        """Write `record.json` before anything was sent, so that others know where this is recorded."""
+        self._save()
 
     def upload(self, path: Path, *, once: bool = True) -> None:
         """Copy a file or a folder to the run's artifacts, under its own name; nothing if it is not there."""
@@ -136,11 +146,24 @@ class Sender:
 
     def _set_running(self, client: MlflowClient) -> None:
         client.update_run(self._run, status="RUNNING")
-        if _REASON in client.get_run(self._run).data.tags:
-            client.delete_tag(self._run, _REASON)
+        tags = client.get_run(self._run).data.tags
+        for name in (REASON, ERROR):
+            if name in tags:
+                client.delete_tag(self._run, name)
+
+    @property
+    def _identity(self) -> str:
+        return self.settings.tags.get(RUN_TAG, self.folder.run_id)
 
     def _find_or_create(self, client: MlflowClient) -> tuple[str, str]:
-        """The MLflow run of this folder, and its experiment. A new one gets the whole ledger, from its beginning."""
+        """The MLflow run of this folder, and its experiment. Several processes may ask for it at the same time: those
+        of a sweep and of its trials."""
+        with file_lock(self.folder.path / ".mlflow.lock", _CREATION_WAIT_S) as got:
+            if not got:
+                raise ShoalError(f"another process keeps {self.folder.path / '.mlflow.lock'}; is it stuck?")
+            return self._found(client) or self._created(client)
+
+    def _found(self, client: MlflowClient) -> tuple[str, str] | None:
         from mlflow.exceptions import MlflowException
 
         if self._known_run:
@@ -150,16 +173,30 @@ class Sender:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
+        # Another one gets the whole ledger, from its beginning.
         self.progress, self._uploaded = Progress(), set()
         experiment = experiment_id(client, self.settings)
         # A crash between the creation of a run and the note of its id leaves a run that can be found by its tag.
-        query = f"tags.`{RUN_TAG}` = '{self.folder.run_id}'"
+        query = f"tags.`{RUN_TAG}` = '{self._identity}'"
         found = client.search_runs([experiment], filter_string=query, max_results=1)
-        if found:
-            return found[0].info.run_id, experiment
-        began = next((round(e["time"] * 1000) for e, _ in scan(self.folder.ledger)), None)
-        name, tags = self.settings.run_name, {RUN_TAG: self.folder.run_id}
-        return client.create_run(experiment, start_time=began, tags=tags, run_name=name).info.run_id, experiment
+        return (found[0].info.run_id, experiment) if found else None
+
+    def _created(self, client: MlflowClient) -> tuple[str, str]:
+        experiment = experiment_id(client, self.settings)
+        began = next((round(e["time"] * 1000) for e, _ in scan(self.ledger)), None)
+        tags = {RUN_TAG: self._identity, **self._parent(client)}
+        run = client.create_run(experiment, start_time=began, tags=tags, run_name=self.settings.run_name)
+        return run.info.run_id, experiment
+
+    def _parent(self, client: MlflowClient) -> dict[str, str]:
+        """The tag that names the sweep's run, which is made if MLflow has not got it yet: whoever is first makes it."""
+        if self.settings.trial is None:
+            return {}
+        sweep = RunFolder(self.settings.trial.sweep)
+        noted = read_record(sweep)
+        if not noted or noted["uri"] != self.settings.tracking_uri:
+            return {}
+        return {PARENT_TAG: Sender(sweep, RecordSettings.from_json(noted["settings"]))._find_or_create(client)[0]}
 
     def _describe(self, client: MlflowClient, experiment: str) -> None:
         """Parameters, tags and the data set. Saying the same twice is fine; a changed parameter becomes a tag."""
@@ -169,7 +206,8 @@ class Sender:
         given = {clean_key(k): str(v)[:6000] for k, v in self.settings.params.items()}
         changed = {f"resumed.{k}": f"{known[k]} -> {v}" for k, v in given.items() if k in known and known[k] != v}
         new = [Param(k, v) for k, v in given.items() if k not in known]
-        tags = {**self.settings.tags, **changed, "mlflow.note.content": note(self.folder, experiment, self._run)}
+        note = self.subject.note(self.folder, experiment, self._run)
+        tags = {**self.settings.tags, **changed, "mlflow.note.content": note}
         for params in _batches(new, MAX_PARAMS):
             client.log_batch(self._run, params=params)
         for some in _batches([RunTag(clean_key(k), str(v)[:_MAX_TAG]) for k, v in tags.items()], MAX_TAGS):
@@ -186,7 +224,7 @@ class Sender:
         if noted.get("uri") != self.settings.tracking_uri:
             return
         self.progress = Progress(**noted["progress"])
-        if not ends_a_line(self.folder.ledger, self.progress.offset):
+        if not ends_a_line(self.ledger, self.progress.offset):
             # A power loss took the ledger's end. What was written there since is read; steps are still sent once.
             self.progress = dataclasses.replace(self.progress, offset=0)
         self._known_run, self._uploaded = noted["mlflow_run"], set(noted["uploaded"])
@@ -209,17 +247,6 @@ def read_record(folder: RunFolder) -> dict[str, Any]:
         return json.loads(folder.record.read_text())
     except (FileNotFoundError, ValueError):
         return {}
-
-
-def note(folder: RunFolder, experiment: str, run: str) -> str:
-    """The run's description in MLflow's UI: its report, how to go on from it, and where its files are. Three lines,
-    which is what the UI shows before "Show more"."""
-    report = f"#/experiments/{experiment}/runs/{run}/artifacts/report.html"
-    return (
-        f"[**Report**: curves, events and numbers on one page]({report})  \n"
-        f"Go on from its last checkpoint: `shoal resume {folder.run_id}`  \n"
-        f"Files: `{folder.path}`\n"
-    )
 
 
 def _batches(values: list, size: int) -> list[list]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from shoal.errors import ConfigError
@@ -28,6 +29,39 @@ class DatasetEntry:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TrialOf:
+    """What makes a run a trial: its sweep, and what that judges it by."""
+
+    sweep: Path
+    """The sweep's folder. What is recorded of it in MLflow becomes the parent of this run's record."""
+    number: int
+    metric: str = "val/loss"
+    mode: Literal["min", "max"] = "min"
+    experiment: str = ""
+    """MLflow experiment of all trials, and of the sweep; default: the job's name."""
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return {SWEEP_TAG: self.sweep.name, TRIAL_TAG: str(self.number)}
+
+
+SWEEP_TAG, TRIAL_TAG = "shoal.sweep", "shoal.trial"
+"""Tags of a trial: the name of its sweep, its number in there."""
+
+
+def best_key(metric: str) -> str:
+    """Name in MLflow of the best value of `metric` so far. Without a slash, it stands on top of the UI's charts."""
+    return f"best_{metric.replace('/', '_')}"
+
+
+def better(value: float, than: float | None, mode: str) -> bool:
+    """Whether `value` beats `than`; NaN never does, and any number beats None."""
+    if math.isnan(value):
+        return False
+    return than is None or (value > than if mode == "max" else value < than)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RecordSettings:
     """What the recorder needs to know. Relative paths are resolved at once, against the current folder.
 
@@ -45,6 +79,7 @@ class RecordSettings:
     params: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     dataset: DatasetEntry | None = None
+    trial: TrialOf | None = None
 
     def __post_init__(self) -> None:
         runs = Path(self.runs).absolute()
@@ -57,17 +92,30 @@ class RecordSettings:
             raise ConfigError("the experiment has an empty name; give the job a name")
 
     def to_json(self) -> dict[str, Any]:
+        trial = self.trial
         return {
-            **dataclasses.asdict(self),
+            **_values(self),
             "runs": str(self.runs),
             "params": dict(self.params),
             "tags": dict(self.tags),
+            "dataset": dataclasses.asdict(self.dataset) if self.dataset else None,
+            "trial": {**_values(trial), "sweep": str(trial.sweep)} if trial else None,
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RecordSettings:
-        dataset = value.get("dataset")
-        return cls(**{**value, "runs": Path(value["runs"]), "dataset": DatasetEntry(**dataset) if dataset else None})
+        dataset, trial = value.get("dataset"), value.get("trial")
+        parts = {
+            "runs": Path(value["runs"]),
+            "dataset": DatasetEntry(**dataset) if dataset else None,
+            "trial": TrialOf(**{**trial, "sweep": Path(trial["sweep"])}) if trial else None,
+        }
+        return cls(**{**value, **parts})
+
+
+def _values(value: Any) -> dict[str, Any]:
+    # Not dataclasses.asdict: it copies mappings as what they are, and they need not be dictionaries.
+    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
 
 
 def is_server(uri: str) -> bool:
