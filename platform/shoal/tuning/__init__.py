@@ -1,0 +1,1 @@
+"""Sweeps: many jobs from one, tried by Ray Tune, and what came of them."""

@@ -1,0 +1,272 @@
+"""What a sweep has come to: its trials as rows, made of the sweep's ledger alone.
+
+Pure: the resume, the display, the report and the record all read this, and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from shoal.errors import ConfigError
+from shoal.tracking.ledger import read as read_entries
+
+TrialStatus = Literal["running", "finished", "stopped-early", "failed", "interrupted"]
+"""running: suggested, and not ended as far as the ledger says. finished: used its budget up. stopped-early: by the rule
+of the sweep. failed: with an error of its own. interrupted: by the user or the end of the sweep; it can be continued."""
+SweepStatus = Literal["running", "finished", "stopped", "failed"]
+Value = bool | int | float | str | None
+RESOURCES = ("steps", "samples", "seconds", "joules", "dollars")
+"""What early stopping may count."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """One evaluation of a trial."""
+
+    value: float
+    """The sweep's metric; NaN if it was not finite."""
+    metrics: Mapping[str, float]
+    """Everything that was evaluated."""
+    step: int
+    samples: int
+    """Samples read so far, over all parts of the trial."""
+    seconds: float
+    """Seconds of committed steps so far."""
+    worker_seconds: float = 0.0
+    """The same, times the workers that computed them."""
+    joules: float | None = None
+    dollars: float | None = None
+    """None: the run does not account for it."""
+
+    def resource(self, name: str) -> float | None:
+        """How much was used of one of `RESOURCES`; None: not known."""
+        found = getattr(self, "step" if name == "steps" else name)
+        return None if found is None else float(found)
+
+
+@dataclass(kw_only=True, slots=True)
+class TrialRow:
+    """One trial as it stands."""
+
+    number: int
+    """From 0 on, in the order of suggestion; the same after a resume."""
+    name: str
+    """`NAME-07`: also the run's id, unless it had to begin anew (then `NAME-07-2`)."""
+    run_id: str
+    """The run that trains it now, or did last."""
+    fields: dict[str, Value]
+    """What differs from the base job: flat, typed, by dotted name. `schedule` holds the family's name, and
+    `schedule.warmup` and so on that family's own parameters; a family's parameters exist only with it."""
+    status: TrialStatus = "running"
+    reason: str = ""
+    """Why it was stopped early, or interrupted; of a failed one the error's text."""
+    folder: str = ""
+    """The run's folder."""
+    curve: list[Point] = field(default_factory=list)
+    best: float | None = None
+    """The best value so far by the sweep's mode; None: none yet."""
+    started: float | None = None
+    ended: float | None = None
+    """Unix seconds."""
+    total_steps: int | None = None
+    """Steps in its whole budget."""
+    runs: list[str] = field(default_factory=list)
+    """All runs that it had, the last one included: a population's trial has one for each fork."""
+    parent: int | None = None
+    """The trial whose checkpoint it goes on from (population); None: its own beginning."""
+
+    @property
+    def last(self) -> Point | None:
+        return self.curve[-1] if self.curve else None
+
+    @property
+    def metric(self) -> float | None:
+        """The last value of the sweep's metric."""
+        return self.last.value if self.last else None
+
+    @property
+    def step(self) -> int:
+        return self.last.step if self.last else 0
+
+    @property
+    def samples(self) -> int:
+        return self.last.samples if self.last else 0
+
+    @property
+    def seconds(self) -> float:
+        return self.last.seconds if self.last else 0.0
+
+    @property
+    def worker_seconds(self) -> float:
+        return self.last.worker_seconds if self.last else 0.0
+
+    @property
+    def joules(self) -> float | None:
+        return self.last.joules if self.last else None
+
+    @property
+    def dollars(self) -> float | None:
+        return self.last.dollars if self.last else None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more comes, unless the sweep is resumed."""
+        return self.status != "running"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepFacts:
+    """The sweep as it was opened (last): the values of `Sweep`, as text where they are objects."""
+
+    job: str
+    """Name of the base job, which is also its MLflow experiment."""
+    recipe: str
+    """The sweep recipe."""
+    base: str
+    """What `shoal train` takes for the base job; "" if the sweep recipe makes it."""
+    base_digest: str
+    """`job_digest` of the base job without the searched fields."""
+    base_fields: Mapping[str, str]
+    """All values of the base job as text (`flatten`)."""
+    space: Mapping[str, Mapping[str, Any]]
+    """dotted name -> its domain: {"kind": "uniform", "low": ..., "high": ..., "log": bool, "whole": bool} or
+    {"kind": "choice", "values": [...]}, of a family's parameter also "only_with": {"schedule": "Cosine"}."""
+    metric: str
+    mode: Literal["min", "max"]
+    search: str
+    stop_early: str | None
+    resource: str
+    """What early stopping counts, or the curve's natural axis: samples, seconds, joules, dollars or steps."""
+    rungs: tuple[float, ...]
+    """Amounts of the resource at which trials are compared; empty where the rule has none."""
+    objectives: tuple[str, ...]
+    """Of a multi-objective sweep, the first is `metric`; empty otherwise."""
+    trials: int
+    at_once: int
+    workers: int
+    budget: Mapping[str, float]
+    """Of the whole sweep: {"seconds": ..., "dollars": ..., "joules": ...}, those that are set."""
+
+
+@dataclass(kw_only=True, slots=True)
+class SweepState:
+    """A sweep as it stands."""
+
+    name: str
+    folder: str
+    facts: SweepFacts
+    rows: list[TrialRow]
+    """By number."""
+    started: float
+    """Unix seconds."""
+    opened: float
+    """When it was started or resumed last."""
+    ended: float | None = None
+    status: SweepStatus = "running"
+    reason: str = ""
+
+    @property
+    def best(self) -> TrialRow | None:
+        """The trial with the best value; of those that are not over, too. Failed ones do not count."""
+        able = [r for r in self.rows if r.best is not None and r.status != "failed"]
+        sign = 1 if self.facts.mode == "min" else -1
+        return min(able, key=lambda r: (sign * (r.best or 0.0), r.number), default=None)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Trials by status, and `waiting`: those that are not suggested yet."""
+        found = {s: 0 for s in ("running", "finished", "stopped-early", "failed", "interrupted")}
+        for row in self.rows:
+            found[row.status] += 1
+        return {**found, "waiting": max(0, self.facts.trials - len(self.rows))}
+
+    def spent(self, what: Literal["worker_seconds", "seconds", "joules", "dollars"]) -> float | None:
+        """Sum over all trials; None if no trial tells."""
+        known = [v for r in self.rows if (v := getattr(r, what)) is not None]
+        return float(sum(known)) if known else None
+
+
+def state_of(folder: Path, entries: Iterable[Mapping[str, Any]]) -> SweepState:
+    """The sweep that these entries of its ledger tell of. Raises ConfigError if they do not begin with its opening."""
+    state: SweepState | None = None
+    rows: dict[int, TrialRow] = {}
+    for entry in entries:
+        kind = entry["kind"]
+        if kind == "opened":
+            state = _opened(folder, entry, state)
+        elif state is None:
+            break
+        elif kind == "closed":
+            state.ended, state.status, state.reason = entry["time"], entry["status"], entry.get("reason", "")
+        else:
+            _apply(entry, rows, state.facts.mode)
+    if state is None:
+        raise ConfigError(f"{folder} is no sweep: its ledger does not begin with how it was opened")
+    state.rows = [rows[number] for number in sorted(rows)]
+    return state
+
+
+def read(path: Path) -> SweepState:
+    """The sweep whose ledger is `path`. Raises ConfigError if it is missing or says nothing."""
+    if not path.exists():
+        raise ConfigError(f"there is no sweep at {path.parent}")
+    return state_of(path.parent, read_entries(path)[0])
+
+
+def _opened(folder: Path, entry: Mapping[str, Any], before: SweepState | None) -> SweepState:
+    said = dict(entry["facts"])
+    facts = SweepFacts(**{**said, "rungs": tuple(said["rungs"]), "objectives": tuple(said["objectives"])})
+    started = before.started if before else entry["time"]
+    return SweepState(
+        name=entry["name"], folder=str(folder), facts=facts, rows=[], started=started, opened=entry["time"]
+    )
+
+
+def _apply(entry: Mapping[str, Any], rows: dict[int, TrialRow], mode: str) -> None:
+    number, kind = entry["trial"], entry["kind"]
+    if kind == "suggested":
+        rows[number] = TrialRow(
+            number=number,
+            name=entry["name"],
+            run_id=entry["run"],
+            fields=dict(entry["fields"]),
+            folder=entry["folder"],
+            started=entry["time"],
+            total_steps=entry.get("total_steps"),
+            runs=[entry["run"]],
+        )
+        return
+    row = rows[number]
+    if kind == "continued":
+        row.run_id, row.folder, row.status, row.reason = entry["run"], entry["folder"], "running", ""
+        row.fields, row.parent, row.ended = dict(entry["fields"]), entry.get("parent"), None
+        row.runs += [entry["run"]] if entry["run"] not in row.runs else []
+    elif kind == "result":
+        _add(row, _point(entry), mode)
+    elif kind == "ended":
+        row.status, row.reason, row.ended = entry["status"], entry.get("reason", ""), entry["time"]
+
+
+def _point(entry: Mapping[str, Any]) -> Point:
+    known = {name: entry[name] for name in ("joules", "dollars") if entry.get(name) is not None}
+    value = entry.get("value")
+    return Point(
+        value=math.nan if value is None else float(value),
+        metrics=dict(entry["metrics"]),
+        step=int(entry["step"]),
+        samples=int(entry["samples"]),
+        seconds=float(entry["seconds"]),
+        worker_seconds=float(entry["worker_seconds"]),
+        **known,
+    )
+
+
+def _add(row: TrialRow, point: Point, mode: str) -> None:
+    # After a resume a run may evaluate again what it had evaluated before; the later word counts.
+    row.curve = [*(p for p in row.curve if p.step < point.step), point]
+    good = [p.value for p in row.curve if math.isfinite(p.value)]
+    row.best = (min if mode == "min" else max)(good) if good else None
