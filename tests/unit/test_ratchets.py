@@ -64,8 +64,9 @@ MAY_IMPORT = {
     "audit": "errors digests positions job run_folder data tracking.ledger",
     "worker": "__version__ errors digests job membership optim data state engines tasks ray_compat orphans",
     "coordinator": "errors positions job membership data state tasks tracking worker ray_compat run_folder",
+    "tuning": "errors job locks run_folder tracking launch coordinator.status cli.text optim.schedules",
     "launch": "errors positions job data state tasks tracking coordinator audit ray_compat run_folder cli.display",
-    "cli": "errors environment __version__ run_folder job data tasks tracking audit coordinator.status launch "
+    "cli": "errors environment __version__ run_folder job data tasks tracking audit coordinator.status launch tuning "
     "optim.schedules",
     "__init__": "job tasks launch",
     "__main__": "cli",

@@ -45,17 +45,28 @@ def runs(ctx: click.Context, *, runs_dir: Path, as_json: bool) -> None:
 @click.argument("run")
 @runs_option
 def send(*, run: str, runs_dir: Path) -> None:
-    """Send what MLflow has not got of RUN (its id or folder). For a run that ended while the server was down.
+    """Send what MLflow has not got of RUN (its id or folder). For a run that ended while the server was down. RUN may be
+    a sweep (its name or folder), whose trials are sent with it.
 
     \b
     shoal runs send gpt-20261120-083112-a1b2
+    shoal runs send lr_schedule
     """
     from shoal.launch.prepare import find_run
     from shoal.tracking.recorder import send_pending
+    from shoal.tuning.record import find_sweep, send_sweep
 
+    sweep = find_sweep(runs_dir, run)
+    if sweep is not None:
+        for name, count in send_sweep(sweep):
+            _say_sent(name, count)
+        return
     folder = find_run(runs_dir.absolute(), run)
-    count = send_pending(folder)
-    click.echo(f"{folder.run_id}: {count} entries sent" if count else f"{folder.run_id}: nothing was missing")
+    _say_sent(folder.run_id, send_pending(folder))
+
+
+def _say_sent(name: str, count: int) -> None:
+    click.echo(f"{name}: {count} entries sent" if count else f"{name}: nothing was missing")
 
 
 def _print_table(found: list) -> None:

@@ -22,5 +22,8 @@ def ui(ctx: click.Context, *, host: str, port: int, runs_dir: Path) -> None:
     shoal ui --port 8080 --runs /data/runs
     """
     from shoal.tracking.ui import serve_ui
+    from shoal.tuning.links import links, newest_sweep
 
-    ctx.exit(serve_ui(runs_dir, host, port, say=click.echo))
+    sweep = newest_sweep(runs_dir)
+    further = None if sweep is None else lambda base: {f"newest sweep, {k}": v for k, v in links(sweep, base).items()}
+    ctx.exit(serve_ui(runs_dir, host, port, say=click.echo, further=further))

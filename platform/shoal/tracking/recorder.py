@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from shoal.errors import ConfigError, ShoalError
 from shoal.run_folder import RunFolder
 from shoal.tracking.reaper import reap
 from shoal.tracking.sender import Sender, read_record
 from shoal.tracking.settings import RecordSettings, public_uri
-from shoal.tracking.subject import Subject
+from shoal.tracking.subject import Subject, TrainingRun
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ class Recorder:
         self.problem = said
 
 
-def send_pending(folder: RunFolder, subject: Subject | None = None) -> int:
+def send_pending(folder: RunFolder, subject: Callable[[RecordSettings], Subject] = TrainingRun.of) -> int:
     """Send what MLflow has not got of a run that has ended. Returns how many steps, evaluations and changes that was.
 
     Raises ConfigError if the folder holds no recorded run or is being recorded now, ShoalError if MLflow does not
@@ -147,7 +148,7 @@ def send_pending(folder: RunFolder, subject: Subject | None = None) -> int:
     if not noted:
         raise ConfigError(f"run {folder.run_id} has no record.json, so nobody asked for it to be recorded in MLflow")
     settings = RecordSettings.from_json(noted["settings"])
-    sender = Sender(folder, settings, subject)
+    sender = Sender(folder, settings, subject(settings))
     try:
         sender.connect()
         waiting = sender.unsent()

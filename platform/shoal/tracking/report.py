@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
-import os
-import threading
 import time
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +13,7 @@ from shoal.tracking.changes import PARTS
 from shoal.tracking.history import SMOOTHING_STEPS, History, recent_rate, smooth, thin
 from shoal.tracking.ledger import Entry, scan
 from shoal.tracking.owner import is_alive
+from shoal.tracking.page import asset, finite, number, publish
 
 POINTS = 600
 """Points of a curve: about one per pixel of a chart."""
@@ -30,22 +27,8 @@ def write_report(folder: RunFolder) -> Path:
     Raises OSError if the folder cannot be written, ShoalError if the ledger is damaged.
     """
     data = report_data(folder)
-    assets = resources.files("shoal.tracking") / "assets"
-    page = (assets / "report.html").read_text()
-    # `<` never appears inside the script element, so that no value can end it.
-    blob = json.dumps(data, separators=(",", ":"), default=str, allow_nan=False).replace("<", "\\u003c")
-    for mark, text in (
-        ("/*STYLE*/", (assets / "report.css").read_text()),
-        ("/*CHARTS*/", (assets / "charts.js").read_text()),
-        ("/*PAGE*/", (assets / "page.js").read_text()),
-        ("@TITLE@", html.escape(f"{data['name']} · {data['run_id']}")),
-        ("@DATA@", blob),
-    ):
-        page = page.replace(mark, text, 1)
-    temporary = folder.report.with_name(f".report.{os.getpid()}.{threading.get_ident()}")
-    temporary.write_text(page)
-    os.replace(temporary, folder.report)
-    return folder.report
+    title = f"{data['name']} · {data['run_id']}"
+    return publish(folder.report, title=title, data=data, scripts=asset("shoal.tracking", "page.js"))
 
 
 def report_data(folder: RunFolder) -> dict[str, Any]:
@@ -65,7 +48,7 @@ def report_data(folder: RunFolder) -> dict[str, Any]:
         "began": began,
         **_status(run, history),
         "total_steps": run.get("total_steps"),
-        "headline": _clean(_headline(history, began)),
+        "headline": finite(_headline(history, began)),
         "curves": _curves(history),
         "evaluations": [_evaluation(e) for e in history.evaluations],
         "checkpoints": [_checkpoint(e) for e in history.checkpoints[-_MOST_ROWS:]],
@@ -122,11 +105,11 @@ def _curves(history: History) -> dict[str, list[Any]]:
     rows = thin({**columns, "smooth": smooth(columns["loss"], span)}, POINTS)
     names = list(rows[0]) if rows else []
     exact = ("step", "time")
-    return {n: [_number(r[n], None if n in exact else 5) for r in rows] for n in names}
+    return {n: [number(r[n], None if n in exact else 5) for r in rows] for n in names}
 
 
 def _evaluation(entry: Entry) -> dict[str, Any]:
-    metrics = {k: _number(v, 6) for k, v in entry["metrics"].items()}
+    metrics = {k: number(v, 6) for k, v in entry["metrics"].items()}
     return {"step": entry["step"], "time": entry["time"], "seconds": entry.get("seconds"), "metrics": metrics}
 
 
@@ -149,7 +132,7 @@ def _change(entry: Entry) -> dict[str, Any]:
     return {
         **{k: entry.get(k) for k in ("time", "view", "what", "workers", "step", "steps_redone")},
         "members": ", ".join(map(str, entry.get("members", ()))),
-        **{part: _number(value, 4) for part, value in seconds.items()},
+        **{part: number(value, 4) for part, value in seconds.items()},
     }
 
 
@@ -173,18 +156,6 @@ def _event(entry: Entry) -> dict[str, Any]:
     else:
         text = f"job {str(entry.get('job_digest') or '')[:12]}"
     return {"time": entry["time"], "kind": kind, "text": text, "reason": entry.get("reason") or ""}
-
-
-def _number(value: Any, digits: int | None) -> float | None:
-    if value is None or not math.isfinite(value):
-        return None
-    return float(value) if digits is None else float(f"{value:.{digits}g}")
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _clean(v) for k, v in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,25 @@ from shoal.tracking.settings import is_server
 from shoal.tracking.store import ENVIRONMENT, lock_path
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
-_TRAINING = "workflowType=machine_learning"
+TRAINING = "workflowType=machine_learning"
 """MLflow's UI opens on GenAI; this turns it to model training, and it stays so."""
 _START_S = 120.0
 _STOP_S = 5.0
 _TRIED_PORTS = 50
 
 
-def serve_ui(root: Path, host: str = "127.0.0.1", port: int = 5000, *, say: Callable[[str], None] = print) -> int:
+def serve_ui(
+    root: Path,
+    host: str = "127.0.0.1",
+    port: int = 5000,
+    *,
+    say: Callable[[str], None] = print,
+    further: Callable[[str], Mapping[str, str]] | None = None,
+) -> int:
     """Serve MLflow's UI on `<root>/mlflow.db` until Ctrl-C or SIGTERM; returns the exit code.
 
-    A taken port is replaced by the next free one. Lines for the user, the link to the newest run first, go to `say`.
+    A taken port is replaced by the next free one. Lines for the user, the link to the newest run first, go to `say`;
+    `further` may add links, {what: address}, given the address of the UI.
     Raises ConfigError if nothing was recorded there yet, ShoalError if the server does not come up.
     """
     database = Path(root).absolute() / "mlflow.db"
@@ -59,6 +67,8 @@ def serve_ui(root: Path, host: str = "127.0.0.1", port: int = 5000, *, say: Call
             say(f"MLflow UI: {chart_link(newest, base) if newest else base}")
             if newest and (link := record_link(newest, base)) != base:
                 say(f"newest run: {link}")
+            for what, address in (further(base) if further else {}).items():
+                say(f"{what}: {address}")
             say("Ctrl-C ends it")
             return server.wait()
         except KeyboardInterrupt:
@@ -69,14 +79,14 @@ def record_link(folder: RunFolder, base_url: str) -> str:
     """Address of the run's page under `base_url`; `base_url` itself if the run is not in MLflow yet."""
     place = _place(folder)
     base = base_url.rstrip("/")
-    return f"{base}/#/experiments/{place['experiment_id']}/runs/{place['run_id']}?{_TRAINING}" if place else base
+    return f"{base}/#/experiments/{place['experiment_id']}/runs/{place['run_id']}?{TRAINING}" if place else base
 
 
 def chart_link(folder: RunFolder, base_url: str) -> str:
     """Address of the curves of all runs in the run's experiment, the newest run first."""
     place = _place(folder)
     base = base_url.rstrip("/")
-    query = f"{_TRAINING}&orderByKey=attributes.start_time&orderByAsc=false&compareRunsMode=CHART"
+    query = f"{TRAINING}&orderByKey=attributes.start_time&orderByAsc=false&compareRunsMode=CHART"
     return f"{base}/#/experiments/{place['experiment_id']}/runs?{query}" if place else base
 
 

@@ -80,7 +80,8 @@ function ribbon(xs, lows, highs, sx, sy) {
   return "M" + keep.map(i => point(i, highs)).join("L") + "L" + keep.reverse().map(i => point(i, lows)).join("L") + "Z";
 }
 
-/* Draw `chart` into the element `box`; `axis` is {low, high, time, of(series), marks}. */
+/* Draw `chart` into the element `box`; `axis` is {low, high, time or label(value), of(series), marks}. A series has a `color`
+   (one of the style sheet's) or a `stroke`, an `opacity`, and of kind points a tint for each. */
 function draw(box, chart, axis) {
   const log = chart.log, width = box.clientWidth || 560, [low, high] = range(chart, log);
   const span = axis.high - axis.low || 1, inner = width - LEFT - RIGHT, tall = HEIGHT - TOP - BOTTOM;
@@ -95,7 +96,7 @@ function draw(box, chart, axis) {
     element(svg, "line", {class: "grid", x1: LEFT, x2: width - RIGHT, y1: sy(t), y2: sy(t)});
     element(svg, "text", {x: LEFT - 7, y: sy(t) + 4, "text-anchor": "end"}, t !== 0 && high < 0.02 ? t.toExponential().replace("e-", "e−") : number(t, 3));
   }
-  const label = axis.time ? duration : v => v >= 1e4 ? number(v, 3) : String(v);
+  const label = axis.label || (axis.time ? duration : v => v >= 1e4 ? number(v, 3) : String(v));
   for (const t of (axis.time ? timeTicks : ticks)(axis.low, axis.high, Math.max(3, inner / 95)))
     element(svg, "text", {x: sx(t), y: HEIGHT - 7, "text-anchor": "middle"}, label(t));
   element(svg, "line", {class: "axis", x1: LEFT, x2: width - RIGHT, y1: TOP + tall, y2: TOP + tall});
@@ -103,17 +104,18 @@ function draw(box, chart, axis) {
   for (const mark of axis.marks) element(plot, "line", {class: mark.kind, x1: sx(mark.x), x2: sx(mark.x), y1: TOP, y2: TOP + tall});
   for (const s of chart.series) drawSeries(plot, s, axis.of(s), sx, sy);
   const cross = element(svg, "line", {class: "cross", y1: TOP, y2: TOP + tall, visibility: "hidden"});
-  return {svg, sx, cross, width, at: px => axis.low + (px - LEFT) / inner * span};
+  return {svg, sx, sy, plot, cross, width, at: px => axis.low + (px - LEFT) / inner * span};
 }
 
 function drawSeries(plot, s, xs, sx, sy) {
+  const tint = s.stroke || color(s.color), opacity = s.opacity || 1;
   /* The outline of a band keeps it visible where it is as thin as a line: in short runs, whose every step is drawn. */
-  if (s.low) element(plot, "path", {d: ribbon(xs, s.low, s.high, sx, sy), fill: color(s.color), opacity: s.kind === "area" ? 0.78 : 0.26,
-    ...(s.kind === "band" ? {stroke: color(s.color), "stroke-width": 1} : {})});
+  if (s.low) element(plot, "path", {d: ribbon(xs, s.low, s.high, sx, sy), fill: tint, opacity: s.kind === "area" ? 0.78 : 0.26,
+    ...(s.kind === "band" ? {stroke: tint, "stroke-width": 1} : {})});
   if (s.kind === "area" || s.kind === "band") return;
-  if (s.kind !== "dots" || xs.length < 200)
-    element(plot, "path", {d: path(xs, s.y, sx, sy, s.kind === "stairs"), fill: "none", stroke: color(s.color), "stroke-width": 1.8, "stroke-linejoin": "round"});
-  if (s.kind === "dots" || xs.length === 1)
+  if (s.kind !== "points" && (s.kind !== "dots" || xs.length < 200))
+    element(plot, "path", {d: path(xs, s.y, sx, sy, s.kind === "stairs"), fill: "none", stroke: tint, "stroke-width": 1.8, "stroke-linejoin": "round", opacity});
+  if (s.kind === "dots" || s.kind === "points" || xs.length === 1)
     for (let i = 0; i < xs.length; i++)
-      if (s.y[i] !== null) element(plot, "circle", {cx: sx(xs[i]), cy: sy(s.y[i]), r: xs.length > 60 ? 2 : 3.2, fill: color(s.color)});
+      if (s.y[i] !== null) element(plot, "circle", {cx: sx(xs[i]), cy: sy(s.y[i]), r: xs.length > 60 ? (s.tints ? 3 : 2) : s.tints ? 4.5 : 3.2, fill: s.tints ? s.tints[i] : tint, opacity});
 }

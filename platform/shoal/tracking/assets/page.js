@@ -1,33 +1,15 @@
-/* The page: what is shown, and in which order. `data` comes from shoal/tracking/report.py. */
+/* The page of a run: what is shown, and in which order. `data` comes from shoal/tracking/report.py. */
 
-const data = JSON.parse(document.getElementById("data").textContent), head = data.headline, curves = data.curves;
-const place = id => document.getElementById(id);
+const head = data.headline, curves = data.curves;
 const state = {time: false, log: false};
-
-function node(name, className, ...children) {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  made.append(...children.filter(c => c !== null && c !== undefined));
-  return made;
-}
-const clock = t => new Date(t * 1000).toLocaleString([], {dateStyle: "medium", timeStyle: "short"});
 const since = t => duration(Math.max(0, t - data.began));
-const count = n => n === null || n === undefined ? "–" : n.toLocaleString("en-US");
-const seconds = s => s === null || s === undefined ? "–" : `${number(s, 3)} s`;
-const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
 
 function header() {
   const share = data.total_steps ? Math.min(1, head.step / data.total_steps) : data.status === "finished" ? 1 : null;
-  const fill = node("i"); fill.style.width = `${100 * (share ?? 0)}%`;
-  place("head").append(
-    node("h1", "", data.name, node("span", `pill ${data.status}`, data.status)),
-    node("p", "", `${data.run_id} · started ${clock(data.began)}${data.ended ? ` · ended ${clock(data.ended)}` : ""}`),
-    data.reason && data.reason !== data.status ? node("p", "why", data.reason) : "",
-    share === null ? "" : node("div", `bar ${data.status}`, fill));
+  heading(data.name, data.status, `${data.run_id} · started ${clock(data.began)}${data.ended ? ` · ended ${clock(data.ended)}` : ""}`, data.reason, share);
 }
 
 function tiles() {
-  const tile = (label, value, small) => place("tiles").append(node("div", "tile", node("span", "", label), node("b", "", value), node("small", "", small || "")));
   const extra = Object.entries(head.val_metrics).filter(([k]) => k !== "val/loss").map(([k, v]) => `${k.replace(/^val\//, "").replaceAll("_", " ")} ${number(v)}`);
   tile("Steps", count(head.step), [data.total_steps ? `/ ${count(data.total_steps)}` : "", head.epoch !== null ? `epoch ${number(head.epoch, 2)}` : ""].filter(Boolean).join(" · "));
   tile("Training loss", number(head.loss), head.first_loss !== null ? `from ${number(head.first_loss)}` : "");
@@ -89,43 +71,27 @@ function axis() {
 let drawn = [];
 function charts() {
   const now = axis();
-  if (!place("charts").childElementCount) for (const c of specification()) {
-    const legend = node("div", "legend");
-    for (const s of c.series) if (s.label && c.series.length > 1) {
-      const sign = node("i", s.kind === "area" ? "block" : s.kind === "dots" ? "dot" : ""); sign.style.background = color(s.color);
-      legend.append(node("span", "", sign, s.label));
-    }
-    const box = node("div", "plot"), card = node("div", `card chart${c.wide ? " wide" : ""}`, node("div", "top", node("h2", "", c.title, c.unit ? node("em", "", c.unit) : ""), legend), box);
-    place("charts").append(card);
-    drawn.push({chart: c, box});
+  if (!drawn.length) for (const c of specification()) {
+    const legend = c.series.length > 1 ? c.series.filter(s => s.label).map(s => [s.label, color(s.color), s.kind]) : [];
+    drawn.push({chart: c, box: chartCard(c.title, c.unit, c.wide, legend).box});
   }
   for (const d of drawn) {
     d.chart.log = state.log && d.chart.canLog;
     d.view = draw(d.box, d.chart, now);
     d.view.svg.addEventListener("pointermove", event => hover(event, d, now));
-    d.view.svg.addEventListener("pointerleave", () => { place("tip").hidden = true; drawn.forEach(o => o.view.cross.setAttribute("visibility", "hidden")); });
+    d.view.svg.addEventListener("pointerleave", () => { noTip(); drawn.forEach(o => o.view.cross.setAttribute("visibility", "hidden")); });
   }
-}
-
-function nearest(xs, x) {
-  let low = 0, high = xs.length - 1;
-  while (high - low > 1) { const middle = (low + high) >> 1; if (xs[middle] < x) low = middle; else high = middle; }
-  return Math.abs(xs[high] - x) < Math.abs(xs[low] - x) ? high : low;
 }
 
 function hover(event, d, now) {
   if (!now.xs.length) return;
   const box = d.view.svg.getBoundingClientRect(), x = d.view.at((event.clientX - box.left) * d.view.width / box.width);
-  const i = nearest(now.xs, x), tip = place("tip"), rows = [];
-  for (const s of d.chart.series) if (s.label) {
-    const j = s.steps ? nearest(now.of(s), x) : i, dot = node("i"); dot.style.background = color(s.color);
-    rows.push(node("div", "", node("span", "", dot, s.steps ? `${s.label} (step ${count(s.steps[j])})` : s.label), number((s.values || s.y)[j])));
-  }
-  const near = now.marks.filter(m => Math.abs(d.view.sx(m.x) - d.view.sx(x)) < 6).map(m => node("p", "", m.text));
-  tip.replaceChildren(node("b", "", `step ${count(curves.step[i])} · ${since(curves.time[i])}`), ...rows, ...near);
-  tip.hidden = false;
-  tip.style.left = `${Math.min(event.clientX + 16, innerWidth - tip.offsetWidth - 10)}px`;
-  tip.style.top = `${Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 10)}px`;
+  const i = nearest(now.xs, x), rows = d.chart.series.filter(s => s.label).map(s => {
+    const j = s.steps ? nearest(now.of(s), x) : i;
+    return [s.steps ? `${s.label} (step ${count(s.steps[j])})` : s.label, number((s.values || s.y)[j]), color(s.color)];
+  });
+  const near = now.marks.filter(m => Math.abs(d.view.sx(m.x) - d.view.sx(x)) < 6).map(m => m.text);
+  tip(event, `step ${count(curves.step[i])} · ${since(curves.time[i])}`, rows, near);
   for (const other of drawn) {
     for (const end of ["x1", "x2"]) other.view.cross.setAttribute(end, other.view.sx(now.xs[i]));
     other.view.cross.setAttribute("visibility", "visible");
@@ -133,31 +99,9 @@ function hover(event, d, now) {
 }
 
 function switches() {
-  const group = (label, key, names) => {
-    const buttons = names.map((name, i) => { const b = node("button", "", name); b.onclick = () => { state[key] = i === 1; press(); charts(); }; return b; });
-    const press = () => buttons.forEach((b, i) => b.setAttribute("aria-pressed", String((i === 1) === state[key])));
-    press();
-    place("switches").append(node("span", "", label, ...buttons));
-  };
+  const group = (label, key, names) => place("switches").append(buttons(label, names, Number(state[key]), i => { state[key] = i === 1; charts(); }));
   group("horizontal axis", "time", ["steps", "time"]);
   group("loss", "log", ["linear", "logarithmic"]);
-}
-
-/* columns: [heading, value of a row, numeric]; `wide`: the whole width of the page. */
-function table(title, rows, columns, wide) {
-  if (!rows.length) return;
-  const cell = (tag, content, numeric) => node(tag, numeric ? "n" : "", content);
-  const body = rows.map(r => node("tr", "", ...columns.map(([, value, numeric]) => cell("td", value(r) ?? "–", numeric))));
-  const whole = node("table", "", node("thead", "", node("tr", "", ...columns.map(([name, , numeric]) => cell("th", name, numeric)))), node("tbody", "", ...body));
-  place("tables").append(node("div", `card${wide ? " wide" : ""}`, node("h2", "", title), node("div", "scroll", whole)));
-}
-
-function pairs(title, values, wide) {
-  const rows = Object.entries(values);
-  if (!rows.length) return;
-  const list = node("div", "kv", ...rows.map(([k, v]) => node("div", "", node("span", "", k), node("code", "", v))));
-  if (!wide) list.style.columns = 1;
-  place("tables").append(node("div", `card${wide ? " wide" : ""}`, node("h2", "", title), list));
 }
 
 function tables() {

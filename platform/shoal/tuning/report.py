@@ -1,0 +1,227 @@
+"""`report.html` and `sweep.json` of a sweep, from its ledger and, for the schedules of the best, from their runs' ledgers."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shoal.run_folder import RunFolder, write_json
+from shoal.tracking.ledger import scan
+from shoal.tracking.page import asset, finite, number, publish
+from shoal.tuning.trials import Point, SweepState, TrialRow, Value, read
+
+REPORT, SUMMARY, BEST_JOB = "report.html", "sweep.json", "best.py"
+POINTS = 60
+"""Points of one trial's curve: with hundreds of trials the page stays small."""
+SCHEDULES = 5
+"""Trials whose learning rates are drawn."""
+_SCHEDULE_POINTS = 200
+
+
+def write_report(folder: Path, ledger: Path) -> Path:
+    """Write `report.html` and `sweep.json` into the sweep's folder, in the place of older ones; returns the page's path.
+
+    Raises OSError if the folder cannot be written, ConfigError or ShoalError if the ledger is missing or damaged.
+    """
+    state = read(ledger)
+    write_json(folder / SUMMARY, summary(state))
+    scripts = asset("shoal.tuning", "fields.js") + asset("shoal.tuning", "sweep.js")
+    return publish(
+        folder / REPORT,
+        title=f"{state.name} · sweep",
+        data=report_data(state),
+        style=asset("shoal.tuning", "sweep.css"),
+        scripts=scripts,
+    )
+
+
+def summary(state: SweepState) -> dict[str, Any]:
+    """The sweep as JSON for programs: what was asked, every trial with its curve, which one is the best."""
+    best = state.best
+    return finite(
+        {
+            **{name: getattr(state, name) for name in ("name", "status", "reason", "started", "opened", "ended")},
+            "facts": dataclasses.asdict(state.facts),
+            "best": None if best is None else best.number,
+            "trials": [{**dataclasses.asdict(row), "metric": row.metric} for row in state.rows],
+        }
+    )
+
+
+def report_data(state: SweepState) -> dict[str, Any]:
+    """Everything that the page shows, as JSON values; a number that is not finite becomes null."""
+    order = ranked(state)
+    ranks = {row.number: place for place, row in enumerate(order)}
+    facts = state.facts
+    return finite(
+        {
+            "name": state.name,
+            "folder": state.folder,
+            "status": state.status,
+            "reason": state.reason,
+            "started": state.started,
+            "ended": state.ended,
+            "written": time.time(),
+            "metric": facts.metric,
+            "mode": facts.mode,
+            "resource": facts.resource,
+            "rungs": list(facts.rungs),
+            "objectives": list(facts.objectives),
+            "counts": state.counts,
+            "cost": {what: state.spent(what) for what in ("worker_seconds", "seconds", "joules", "dollars")},
+            "axes": axes(state),
+            "trials": [_trial(row, facts.resource, ranks.get(row.number)) for row in state.rows],
+            "best": _best(state),
+            "history": history(state),
+            "schedules": [drawn for row in order[:SCHEDULES] if (drawn := _schedule(row)) is not None],
+            "facts": _facts(state),
+        }
+    )
+
+
+def ranked(state: SweepState) -> list[TrialRow]:
+    """The trials with a value, the best one first. Failed ones have none that counts."""
+    sign = 1.0 if state.facts.mode == "min" else -1.0
+    able = [r for r in state.rows if r.best is not None and r.status != "failed"]
+    return sorted(able, key=lambda r: (sign * (r.best or 0.0), r.number))
+
+
+def axes(state: SweepState) -> list[dict[str, Any]]:
+    """What was searched, in the order of the space: {name, kind number|choice, log, whole, values of a choice, only_with}.
+
+    The space may have been another one when the older trials were suggested: values outside of a choice are added to it,
+    and a field that it has no more is judged by its values.
+    """
+    names = list(state.facts.space)
+    names += [n for row in state.rows for n in row.fields if n not in state.facts.space]
+    return [_axis(name, state.facts.space.get(name), state.rows) for name in dict.fromkeys(names)]
+
+
+def _axis(name: str, domain: Mapping[str, Any] | None, rows: list[TrialRow]) -> dict[str, Any]:
+    found = [row.fields[name] for row in rows if name in row.fields]
+    numbers = [float(v) for v in found if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    choice = domain["kind"] == "choice" if domain else len(numbers) < len(found) or not numbers
+    axis = {"name": name, "only_with": (domain or {}).get("only_with"), "whole": bool((domain or {}).get("whole"))}
+    if choice:
+        values = list(dict.fromkeys([*(domain or {}).get("values", ()), *found]))
+        return {**axis, "kind": "choice", "log": False, "values": _in_order(values)}
+    wide = bool(numbers) and min(numbers) > 0 and max(numbers) / min(numbers) > 30
+    log = bool(domain.get("log")) if domain else wide
+    ends = [float(domain[end]) for end in ("low", "high") if domain and domain.get(end) is not None]
+    known = numbers + ends
+    return {**axis, "kind": "number", "log": log and min(known) > 0, "low": min(known), "high": max(known)}
+
+
+def _in_order(values: list[Value]) -> list[Value]:
+    """Numbers by size, words as they come."""
+    plain = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+    return sorted(values) if plain else values  # type: ignore[type-var]
+
+
+def _trial(row: TrialRow, resource: str, rank: int | None) -> dict[str, Any]:
+    curve = thinned([p for p in row.curve if p.resource(resource) is not None], POINTS)
+    end = row.ended or row.started
+    return {
+        **{k: getattr(row, k) for k in ("number", "name", "run_id", "fields", "status", "reason", "total_steps")},
+        **{k: getattr(row, k) for k in ("step", "samples", "parent")},
+        "rank": rank,
+        "best": number(row.best, 6),
+        "last": number(row.metric, 6),
+        **{k: number(getattr(row, k), 5) for k in ("seconds", "worker_seconds", "joules", "dollars")},
+        "wall_s": number(end - row.started, 5) if end is not None and row.started is not None else None,
+        "x": [number(p.resource(resource), 6) for p in curve],
+        "y": [number(p.value, 5) for p in curve],
+    }
+
+
+def thinned(curve: list[Point], most: int) -> list[Point]:
+    """At most `most` of these points, the first and the last always."""
+    if len(curve) <= most:
+        return curve
+    return [curve[round(i * (len(curve) - 1) / (most - 1))] for i in range(most)]
+
+
+def _best(state: SweepState) -> dict[str, Any] | None:
+    row, facts = state.best, state.facts
+    if row is None or row.best is None:
+        return None
+    job = Path(state.folder, BEST_JOB)
+    return {
+        "number": row.number,
+        "name": row.name,
+        "run_id": row.run_id,
+        "value": number(row.best, 6),
+        "metrics": {k: number(v, 6) for k, v in (row.last.metrics if row.last else {}).items()},
+        "fields": row.fields,
+        "before": {name: facts.base_fields.get(name) for name in row.fields},
+        "command": shlex.join(["shoal", "train", str(job)]) if job.exists() else None,
+    }
+
+
+def history(state: SweepState) -> dict[str, list[Any]]:
+    """Each end of a trial: seconds since the start, its best value, and the best one of all until then."""
+    over = sorted((r for r in state.rows if r.ended is not None), key=lambda r: (r.ended, r.number))
+    better = min if state.facts.mode == "min" else max
+    out: dict[str, list[Any]] = {"seconds": [], "value": [], "best": [], "number": []}
+    best: float | None = None
+    for row in over:
+        if row.best is not None and row.status != "failed":
+            best = row.best if best is None else better(best, row.best)
+        told = None if row.status == "failed" else number(row.best, 6)
+        values = (number((row.ended or 0.0) - state.started, 6), told, number(best, 6), row.number)
+        for name, value in zip(out, values, strict=True):
+            out[name].append(value)
+    return out
+
+
+def _schedule(row: TrialRow) -> dict[str, Any] | None:
+    """The learning rate over progress, as the run's commits tell it: what was trained with, not what was meant."""
+    place, total = Path(row.folder), row.total_steps
+    rates: dict[int, float] = {}
+    for run in row.runs:  # of a population, the later ones begin where an earlier one was left
+        for entry, _ in scan(RunFolder(place.with_name(run)).ledger):
+            if entry["kind"] == "commit" and entry.get("lr") is not None:
+                rates[int(entry["step"])] = float(entry["lr"])
+    if not rates or not total:
+        return None
+    steps = sorted(rates)
+    keep = sorted({steps[round(i * (len(steps) - 1) / (_SCHEDULE_POINTS - 1))] for i in range(_SCHEDULE_POINTS)})
+    return {
+        "number": row.number,
+        "family": row.fields.get("schedule"),
+        "x": [number(s / total, 4) for s in keep],
+        "y": [number(rates[s], 4) for s in keep],
+    }
+
+
+def _facts(state: SweepState) -> dict[str, str]:
+    facts = state.facts
+    said: dict[str, Any] = {
+        "base job": facts.base or facts.job,
+        "recipe": facts.recipe,
+        "metric": f"{facts.metric}, {'lowest' if facts.mode == 'min' else 'highest'} wins",
+        "search": facts.search,
+        "early stopping": facts.stop_early and f"{facts.stop_early}, counted in {facts.resource}",
+        "objectives": ", ".join(facts.objectives),
+        "trials": f"{facts.trials}, {facts.at_once} at once on {facts.workers} workers",
+        "budget of the sweep": ", ".join(f"{value:g} {unit}" for unit, value in facts.budget.items()),
+        **{f"space: {name}": described(domain) for name, domain in facts.space.items()},
+        "folder": state.folder,
+        "go on": f"shoal sweep {facts.recipe} --resume {state.name}",
+    }
+    return {name: str(value) for name, value in said.items() if value}
+
+
+def described(domain: Mapping[str, Any]) -> str:
+    """A domain of the space in words: `0.0001 to 0.1, log scale`, `one of 16, 32, 64`."""
+    if domain["kind"] == "choice":
+        text = "one of " + ", ".join(map(str, domain["values"]))
+    else:
+        scale = ", log scale" if domain.get("log") else ""
+        text = f"{domain['low']:g} to {domain['high']:g}{scale}{', whole' if domain.get('whole') else ''}"
+    only = domain.get("only_with") or {}
+    return text + "".join(f" (only with {name}={value})" for name, value in only.items())
