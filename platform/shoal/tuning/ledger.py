@@ -4,7 +4,8 @@ It is what a resume, the display, the report and MLflow are made from (`trials.r
 `time` (Unix seconds). The kinds and their other fields:
 
     opened      name, facts (the fields of `trials.SweepFacts`); once for each start, a resume too
-    suggested   trial (number), name, run (id), folder, fields {dotted name: value}, total_steps
+    suggested   trial (number), name, run (id), folder, fields {dotted name: value}
+    started     trial, total_steps: its run has begun, or goes on
     continued   trial, run, folder, fields, parent (trial): an interrupted trial goes on (the same run, unless it had no
                 checkpoint), or a population's trial goes on from the checkpoint of another one with other fields
     result      trial, value (the metric; null: not finite), metrics {name: value}, step, samples, seconds,
@@ -66,6 +67,9 @@ class SweepLedger:
         self, trial: int, *, run: str, folder: str, fields: Mapping[str, Value], parent: int | None = None
     ) -> None:
         self._write("continued", trial=trial, run=run, folder=folder, fields=dict(fields), parent=parent)
+
+    def started(self, trial: int, total_steps: int) -> None:
+        self._write("started", trial=trial, total_steps=total_steps)
 
     def result(self, trial: int, point: Point) -> None:
         said = {k: v for k, v in dataclasses.asdict(point).items() if v is not None}

@@ -16,7 +16,7 @@ from shoal.tracking.ledger import read as read_entries
 
 TrialStatus = Literal["running", "finished", "stopped-early", "failed", "interrupted"]
 """running: suggested, and not ended as far as the ledger says. finished: used its budget up. stopped-early: by the rule
-of the sweep. failed: with an error of its own. interrupted: by the user or the end of the sweep; it can be continued."""
+of the sweep. failed: with an error of its own. interrupted: by the user or the sweep's end; it can be continued."""
 SweepStatus = Literal["running", "finished", "stopped", "failed"]
 Value = bool | int | float | str | None
 RESOURCES = ("steps", "samples", "seconds", "joules", "dollars")
@@ -73,7 +73,9 @@ class TrialRow:
     ended: float | None = None
     """Unix seconds."""
     total_steps: int | None = None
-    """Steps in its whole budget."""
+    """Steps in its whole budget; None: it has not started yet."""
+    now: int | None = None
+    """The step that it is at now, where somebody looked (the ledger does not say it)."""
     runs: list[str] = field(default_factory=list)
     """All runs that it had, the last one included: a population's trial has one for each fork."""
     parent: int | None = None
@@ -132,9 +134,10 @@ class SweepFacts:
     """`job_digest` of the base job without the searched fields."""
     base_fields: Mapping[str, str]
     """All values of the base job as text (`flatten`)."""
-    space: Mapping[str, Mapping[str, Any]]
-    """dotted name -> its domain: {"kind": "uniform", "low": ..., "high": ..., "log": bool, "whole": bool} or
-    {"kind": "choice", "values": [...]}, of a family's parameter also "only_with": {"schedule": "Cosine"}."""
+    space: tuple[Mapping[str, Any], ...]
+    """One for each axis: {"name": dotted name, "kind": "range", "low": ..., "high": ..., "log": bool, "step": ... or
+    None, "whole": bool} or {"name": ..., "kind": "choice", "values": [...]}; of a family's own parameter also
+    "only_with": {"schedule": "Cosine"}. A parameter that several families have is an axis for each of them."""
     metric: str
     mode: Literal["min", "max"]
     search: str
@@ -179,7 +182,7 @@ class SweepState:
     @property
     def counts(self) -> dict[str, int]:
         """Trials by status, and `waiting`: those that are not suggested yet."""
-        found = {s: 0 for s in ("running", "finished", "stopped-early", "failed", "interrupted")}
+        found = dict.fromkeys(("running", "finished", "stopped-early", "failed", "interrupted"), 0)
         for row in self.rows:
             found[row.status] += 1
         return {**found, "waiting": max(0, self.facts.trials - len(self.rows))}
@@ -219,7 +222,7 @@ def read(path: Path) -> SweepState:
 
 def _opened(folder: Path, entry: Mapping[str, Any], before: SweepState | None) -> SweepState:
     said = dict(entry["facts"])
-    facts = SweepFacts(**{**said, "rungs": tuple(said["rungs"]), "objectives": tuple(said["objectives"])})
+    facts = SweepFacts(**{**said, **{name: tuple(said[name]) for name in ("space", "rungs", "objectives")}})
     started = before.started if before else entry["time"]
     return SweepState(
         name=entry["name"], folder=str(folder), facts=facts, rows=[], started=started, opened=entry["time"]
@@ -236,7 +239,6 @@ def _apply(entry: Mapping[str, Any], rows: dict[int, TrialRow], mode: str) -> No
             fields=dict(entry["fields"]),
             folder=entry["folder"],
             started=entry["time"],
-            total_steps=entry.get("total_steps"),
             runs=[entry["run"]],
         )
         return
@@ -245,6 +247,8 @@ def _apply(entry: Mapping[str, Any], rows: dict[int, TrialRow], mode: str) -> No
         row.run_id, row.folder, row.status, row.reason = entry["run"], entry["folder"], "running", ""
         row.fields, row.parent, row.ended = dict(entry["fields"]), entry.get("parent"), None
         row.runs += [entry["run"]] if entry["run"] not in row.runs else []
+    elif kind == "started":
+        row.total_steps = entry["total_steps"]
     elif kind == "result":
         _add(row, _point(entry), mode)
     elif kind == "ended":
