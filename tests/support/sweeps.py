@@ -1,4 +1,4 @@
-"""Ledgers like those of real sweeps, with the runs of their trials, for tests of the record and for looking at its pages."""
+"""Ledgers like those of real sweeps, with the runs of their trials: for tests, and for looking at the pages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Entry = dict[str, Any]
 FAMILIES = {"Constant": Constant, "Cosine": Cosine, "Linear": Linear, "Rex": Rex}
 RUNGS = (1200.0, 2400.0, 4800.0)
 STEPS = 10800 // 36
-WARMUP = {"kind": "uniform", "low": 0.0, "high": 0.2, "log": False, "whole": False}
+RANGE = {"kind": "range", "low": 0.0, "high": 0.2, "log": False, "step": None, "whole": False}
 
 
 def facts(trials: int, **changes: Any) -> SweepFacts:
@@ -31,13 +31,13 @@ def facts(trials: int, **changes: Any) -> SweepFacts:
         "base": "jobs/gpt.py",
         "base_digest": "5f2a91c07be3d4aa",
         "base_fields": {"optimizer.lr": "0.001", "batch.size": "32", "schedule": "Cosine", "schedule.warmup": "0.05"},
-        "space": {
-            "optimizer.lr": {"kind": "uniform", "low": 1e-4, "high": 3e-2, "log": True, "whole": False},
-            "batch.size": {"kind": "choice", "values": [16, 32, 64, 128]},
-            "schedule": {"kind": "choice", "values": list(FAMILIES)},
-            "schedule.warmup": WARMUP,
-            "schedule.final": {**WARMUP, "high": 0.3, "only_with": {"schedule": "Rex"}},
-        },
+        "space": (
+            {"name": "optimizer.lr", **RANGE, "low": 1e-4, "high": 3e-2, "log": True},
+            {"name": "batch.size", "kind": "choice", "values": [16, 32, 64, 128]},
+            {"name": "schedule", "kind": "choice", "values": list(FAMILIES)},
+            *({"name": "schedule.warmup", **RANGE, "only_with": {"schedule": f}} for f in FAMILIES),
+            {"name": "schedule.final", **RANGE, "high": 0.3, "only_with": {"schedule": "Rex"}},
+        ),
         "metric": "val/loss",
         "mode": "min",
         "search": "TPE(seed=0)",
@@ -84,7 +84,8 @@ def entries(count: int, began: float, runs: Path, *, name: str = "lr_schedule", 
         run = f"{name}-{number:0{max(2, digits)}}"
         now = slots[slot]
         place = {"trial": number, "run": run, "folder": str(runs / run), "fields": fields}
-        out.append({"kind": "suggested", "time": now, "name": run, **place, "total_steps": STEPS})
+        out.append({"kind": "suggested", "time": now, "name": run, **place})
+        out.append({"kind": "started", "time": now + 0.1, "trial": number, "total_steps": STEPS})
         unfinished = not over and number >= count - 2
         told, now = _trial(number, fields, now, dice, bests, unfinished=unfinished, fails=number == 2)
         out += told

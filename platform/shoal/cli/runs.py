@@ -45,8 +45,8 @@ def runs(ctx: click.Context, *, runs_dir: Path, as_json: bool) -> None:
 @click.argument("run")
 @runs_option
 def send(*, run: str, runs_dir: Path) -> None:
-    """Send what MLflow has not got of RUN (its id or folder). For a run that ended while the server was down. RUN may be
-    a sweep (its name or folder), whose trials are sent with it.
+    """Send what MLflow has not got of RUN (its id or folder). For a run that ended while the server was down. RUN may
+    be a sweep (its name or folder), whose trials are sent with it.
 
     \b
     shoal runs send gpt-20261120-083112-a1b2

@@ -151,10 +151,6 @@ class Sender:
             if name in tags:
                 client.delete_tag(self._run, name)
 
-    @property
-    def _identity(self) -> str:
-        return self.settings.tags.get(RUN_TAG, self.folder.run_id)
-
     def _find_or_create(self, client: MlflowClient) -> tuple[str, str]:
         """The MLflow run of this folder, and its experiment. Several processes may ask for it at the same time: those
         of a sweep and of its trials."""
@@ -176,27 +172,32 @@ class Sender:
         # Another one gets the whole ledger, from its beginning.
         self.progress, self._uploaded = Progress(), set()
         experiment = experiment_id(client, self.settings)
-        # A crash between the creation of a run and the note of its id leaves a run that can be found by its tag.
-        query = f"tags.`{RUN_TAG}` = '{self._identity}'"
+        # A crash between the creation of a run and the note of its id leaves a run that can be found by its tags. Two
+        # sweeps of one name, in two places, have trials of the same names.
+        query = " and ".join(f"tags.`{k}` = '{v}'" for k, v in self._identity(client).items())
         found = client.search_runs([experiment], filter_string=query, max_results=1)
         return (found[0].info.run_id, experiment) if found else None
 
     def _created(self, client: MlflowClient) -> tuple[str, str]:
         experiment = experiment_id(client, self.settings)
         began = next((round(e["time"] * 1000) for e, _ in scan(self.ledger)), None)
-        tags = {RUN_TAG: self._identity, **self._parent(client)}
-        run = client.create_run(experiment, start_time=began, tags=tags, run_name=self.settings.run_name)
+        run = client.create_run(
+            experiment, start_time=began, tags=self._identity(client), run_name=self.settings.run_name
+        )
         return run.info.run_id, experiment
 
-    def _parent(self, client: MlflowClient) -> dict[str, str]:
-        """The tag that names the sweep's run, which is made if MLflow has not got it yet: whoever is first makes it."""
+    def _identity(self, client: MlflowClient) -> dict[str, str]:
+        """The tags that a run is found by. Of a trial also the sweep's run, which is made if MLflow has not got it yet:
+        whoever comes first makes it."""
+        own = {RUN_TAG: self.settings.tags.get(RUN_TAG, self.folder.run_id)}
         if self.settings.trial is None:
-            return {}
+            return own
         sweep = RunFolder(self.settings.trial.sweep)
         noted = read_record(sweep)
         if not noted or noted["uri"] != self.settings.tracking_uri:
-            return {}
-        return {PARENT_TAG: Sender(sweep, RecordSettings.from_json(noted["settings"]))._find_or_create(client)[0]}
+            return own
+        parent = Sender(sweep, RecordSettings.from_json(noted["settings"]))._find_or_create(client)[0]
+        return {**own, PARENT_TAG: parent}
 
     def _describe(self, client: MlflowClient, experiment: str) -> None:
         """Parameters, tags and the data set. Saying the same twice is fine; a changed parameter becomes a tag."""

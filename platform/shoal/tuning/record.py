@@ -1,5 +1,5 @@
-"""The record of a sweep in MLflow: one parent run, made of the sweep's ledger; below it the trials, each with the record
-of its own run.
+"""The record of a sweep in MLflow: one parent run, made of the sweep's ledger; below it the trials, each with the
+record of its own run.
 
 It takes the road that all records take (`tracking.recorder`): the ledger comes first, one thread sends it, and a server
 that is down is caught up with later.
@@ -26,8 +26,8 @@ from shoal.tracking.sender import RUN_TAG, Sender
 from shoal.tracking.settings import RecordSettings, TrialOf, best_key, better
 from shoal.tracking.subject import Subject
 from shoal.tuning import report
-from shoal.tuning.links import children_link
 from shoal.tuning.ledger import FILE, SWEEPS
+from shoal.tuning.links import children_link
 from shoal.tuning.trials import SweepFacts, read
 
 FAILED = "failed_trials"
@@ -90,7 +90,7 @@ def settings_of(folder: Path, facts: SweepFacts, *, tracking_uri: str, identity:
         **{name: getattr(facts, name) for name in ("at_once", "workers", "recipe")},
         "objectives": ", ".join(facts.objectives),
         **{f"budget.{unit}": f"{value:g}" for unit, value in facts.budget.items()},
-        **{f"space.{name}": report.described(domain) for name, domain in facts.space.items()},
+        **{f"space.{name}": text for name, text in report.space_in_words(facts).items()},
     }
     return RecordSettings(
         runs=folder.parent.parent,

@@ -1,4 +1,4 @@
-"""`report.html` and `sweep.json` of a sweep, from its ledger and, for the schedules of the best, from their runs' ledgers."""
+"""`report.html` and `sweep.json` of a sweep, from its ledger; the schedules of the best from their runs' ledgers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from shoal.run_folder import RunFolder, write_json
 from shoal.tracking.ledger import scan
 from shoal.tracking.page import asset, finite, number, publish
-from shoal.tuning.trials import Point, SweepState, TrialRow, Value, read
+from shoal.tuning.trials import Point, SweepFacts, SweepState, TrialRow, Value, read
 
 REPORT, SUMMARY, BEST_JOB = "report.html", "sweep.json", "best.py"
 POINTS = 60
@@ -23,7 +23,7 @@ _SCHEDULE_POINTS = 200
 
 
 def write_report(folder: Path, ledger: Path) -> Path:
-    """Write `report.html` and `sweep.json` into the sweep's folder, in the place of older ones; returns the page's path.
+    """Write `report.html` and `sweep.json` into the sweep's folder, in place of older ones; returns the page's path.
 
     Raises OSError if the folder cannot be written, ConfigError or ShoalError if the ledger is missing or damaged.
     """
@@ -91,29 +91,31 @@ def ranked(state: SweepState) -> list[TrialRow]:
 
 
 def axes(state: SweepState) -> list[dict[str, Any]]:
-    """What was searched, in the order of the space: {name, kind number|choice, log, whole, values of a choice, only_with}.
+    """What was searched, in the order of the space: {name, kind number|choice, log, whole, low and high, or values}.
 
-    The space may have been another one when the older trials were suggested: values outside of a choice are added to it,
-    and a field that it has no more is judged by its values.
+    A parameter that several families have is one axis here. The space may have been another one when the older trials
+    were suggested: an axis reaches over their values, too, and a field that the space has no more is judged by them.
     """
-    names = list(state.facts.space)
-    names += [n for row in state.rows for n in row.fields if n not in state.facts.space]
-    return [_axis(name, state.facts.space.get(name), state.rows) for name in dict.fromkeys(names)]
+    domains: dict[str, list[Mapping[str, Any]]] = {}
+    for domain in state.facts.space:
+        domains.setdefault(domain["name"], []).append(domain)
+    names = dict.fromkeys([*domains, *(name for row in state.rows for name in row.fields)])
+    found = {name: [row.fields[name] for row in state.rows if name in row.fields] for name in names}
+    return [_axis(name, domains.get(name, []), found[name]) for name in names]
 
 
-def _axis(name: str, domain: Mapping[str, Any] | None, rows: list[TrialRow]) -> dict[str, Any]:
-    found = [row.fields[name] for row in rows if name in row.fields]
+def _axis(name: str, domains: list[Mapping[str, Any]], found: list[Value]) -> dict[str, Any]:
     numbers = [float(v) for v in found if isinstance(v, (int, float)) and not isinstance(v, bool)]
-    choice = domain["kind"] == "choice" if domain else len(numbers) < len(found) or not numbers
-    axis = {"name": name, "only_with": (domain or {}).get("only_with"), "whole": bool((domain or {}).get("whole"))}
-    if choice:
-        values = list(dict.fromkeys([*(domain or {}).get("values", ()), *found]))
-        return {**axis, "kind": "choice", "log": False, "values": _in_order(values)}
-    wide = bool(numbers) and min(numbers) > 0 and max(numbers) / min(numbers) > 30
-    log = bool(domain.get("log")) if domain else wide
-    ends = [float(domain[end]) for end in ("low", "high") if domain and domain.get(end) is not None]
-    known = numbers + ends
-    return {**axis, "kind": "number", "log": log and min(known) > 0, "low": min(known), "high": max(known)}
+    asked = [v for d in domains if d["kind"] == "choice" for v in d["values"]]
+    ranges = [d for d in domains if d["kind"] != "choice"]
+    known = numbers + [float(d[end]) for d in ranges for end in ("low", "high")]
+    if asked or not known or len(numbers) < len(found):
+        values = list(dict.fromkeys([*asked, *found]))
+        return {"name": name, "kind": "choice", "log": False, "whole": False, "values": _in_order(values)}
+    low, high = min(known), max(known)
+    log = any(d.get("log") for d in ranges) if ranges else low > 0 and high / low > 30
+    whole = all(d.get("whole") for d in ranges) if ranges else all(v.is_integer() for v in numbers)
+    return {"name": name, "kind": "number", "log": log and low > 0, "whole": whole, "low": low, "high": high}
 
 
 def _in_order(values: list[Value]) -> list[Value]:
@@ -209,19 +211,27 @@ def _facts(state: SweepState) -> dict[str, str]:
         "objectives": ", ".join(facts.objectives),
         "trials": f"{facts.trials}, {facts.at_once} at once on {facts.workers} workers",
         "budget of the sweep": ", ".join(f"{value:g} {unit}" for unit, value in facts.budget.items()),
-        **{f"space: {name}": described(domain) for name, domain in facts.space.items()},
+        **{f"space: {name}": text for name, text in space_in_words(facts).items()},
         "folder": state.folder,
         "go on": f"shoal sweep {facts.recipe} --resume {state.name}",
     }
     return {name: str(value) for name, value in said.items() if value}
 
 
-def described(domain: Mapping[str, Any]) -> str:
-    """A domain of the space in words: `0.0001 to 0.1, log scale`, `one of 16, 32, 64`."""
+def space_in_words(facts: SweepFacts) -> dict[str, str]:
+    """{field: `0.0001 to 0.1, log scale`, or `one of 16, 32, 64`}."""
+    words: dict[str, list[str]] = {}
+    for domain in facts.space:
+        words.setdefault(domain["name"], []).append(_described(domain))
+    return {name: "; ".join(said) for name, said in words.items()}
+
+
+def _described(domain: Mapping[str, Any]) -> str:
     if domain["kind"] == "choice":
         text = "one of " + ", ".join(map(str, domain["values"]))
     else:
+        step = f", in steps of {domain['step']:g}" if domain.get("step") else ""
         scale = ", log scale" if domain.get("log") else ""
-        text = f"{domain['low']:g} to {domain['high']:g}{scale}{', whole' if domain.get('whole') else ''}"
+        text = f"{domain['low']:g} to {domain['high']:g}{step}{scale}"
     only = domain.get("only_with") or {}
     return text + "".join(f" (only with {name}={value})" for name, value in only.items())
