@@ -159,7 +159,7 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
         continues = False
     else:
         old = find_run(root, options.resume)
-        continues = old.read().get("job_digest") == digest
+        continues = not options.fork and old.read().get("job_digest") == digest
         if continues:
             _not_running(old)
         start, same_order = _start_from(job, old, sources, total, new_data=options.new_data)
