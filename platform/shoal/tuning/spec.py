@@ -256,8 +256,11 @@ class Sweep:
     def _check_population(self, axes: tuple[Axis, ...]) -> None:
         if self.stop_early is not None:
             raise ConfigError("search=Population(...) has no stop_early: its bad trials copy good ones; leave it out")
-        if self.total < 2:
-            raise ConfigError(f"trials={self.total}: a population has at least two")
+        if not 2 <= self.total <= min(self.at_once, self.workers):
+            raise ConfigError(
+                f"a population trains all its trials at the same time, and has at least two: trials={self.total} needs "
+                f"at_once={max(2, self.total)} and as many workers, not at_once={self.at_once}, workers={self.workers}"
+            )
         for axis in axes:
             group, _, name = axis.name.partition(".")
             fine = (group == "optimizer" and name != "name") or (group == "schedule" and name)

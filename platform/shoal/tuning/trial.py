@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,10 @@ from shoal.launch.signals import StopRequests
 from shoal.run_folder import RunFolder
 from shoal.state.store import CheckpointStore
 from shoal.tracking.ledger import is_written
-from shoal.tuning.meter import Meter, Used
+from shoal.tuning.meter import Meter
+from shoal.tuning.orders import Ended, Evaluated, Order, Started
 from shoal.tuning.space import overrides
-from shoal.tuning.trials import Point, TrialStatus, Value
+from shoal.tuning.trials import Point, Value
 
 if TYPE_CHECKING:
     from shoal.job.recipe import Recipe
@@ -49,49 +50,6 @@ class Base:
     """Fewest and most workers of one trial."""
     overrides: tuple[str, ...] = ()
     """For every trial, before its own fields."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Order:
-    """One trial to be run."""
-
-    number: int
-    name: str
-    run_id: str
-    fields: Mapping[str, Value]
-    fork_from: str | None = None
-    """The run from whose last checkpoint a new run begins; None: its own, if it has one, else the beginning."""
-    after: int = 0
-    """Evaluations up to this step are known."""
-    used: Used = field(default_factory=Used)
-    """By the runs that this trial had before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The run has begun, or goes on."""
-
-    run_id: str
-    folder: str
-    total_steps: int
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluated:
-    """The run has evaluated."""
-
-    point: Point
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The run is over."""
-
-    status: TrialStatus
-    reason: str = ""
-
-
-Said = Started | Evaluated | Ended
 
 
 def job_of(base: Base, fields: Mapping[str, Value]) -> Job:
