@@ -42,6 +42,7 @@ from shoal.job import (
     Workers,
 )
 from shoal.tasks.base import Task
+from shoal.tuning.spec import Sweep
 
 if TYPE_CHECKING:
     from shoal.launch.train import train
@@ -79,6 +80,7 @@ __all__ = [
     "Selection",
     "Source",
     "Step",
+    "Sweep",
     "Task",
     "Triangular",
     "Triangular2",

@@ -30,6 +30,16 @@ LOCAL_SETTINGS = {
 }
 """Ray's own settings for a cluster that lives and dies with one run on this machine; what the user has set wins."""
 
+TUNE_SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the other output has a banner that no verbosity silences
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the first Ctrl-C asks trials for a checkpoint, which Tune's own does not
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files beside a record that has it all
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "30",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # a sweep is resumed from its own ledger
+}
+"""Ray Tune has no arguments for these; it looks at the environment when a sweep begins."""
+
 NICE = 5
 
 _BUILDING = threading.Lock()
@@ -72,6 +82,13 @@ def quiet_driver() -> None:
     from ray._private import worker
 
     worker._worker_logs_enabled = False
+
+
+def quiet_tune() -> None:
+    """Ray Tune as `TUNE_SETTINGS` say, and silent but for what ends a sweep: its trials are shown by the sweep itself."""
+    os.environ.update(TUNE_SETTINGS)
+    for name in ("ray.tune", "ray.air", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def yield_to_training() -> None:

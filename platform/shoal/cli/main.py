@@ -14,6 +14,7 @@ from shoal.cli.doctor import doctor
 from shoal.cli.proofs import audit, verify
 from shoal.cli.runs import runs
 from shoal.cli.schedule import schedule
+from shoal.cli.sweep import sweep
 from shoal.cli.training import resume, train
 from shoal.cli.ui import ui
 from shoal.errors import Interrupted, ShoalError
@@ -29,6 +30,7 @@ def shoal() -> None:
     shoal train jobs/gpt.py                      train; progress here, record in runs/
     shoal train jobs/gpt.py --set workers.max=4 --set optimizer.lr=3e-4
     shoal schedule jobs/gpt.py --compare Rex     learning rates over the budget, as a picture
+    shoal sweep tuning/lr_schedule.py            many jobs made from one: which is best?
     shoal runs                                   all runs
     shoal status RUN                             its workers: where they run, what they do
     shoal scale RUN 2:6                          more or fewer workers, while it runs
@@ -40,7 +42,7 @@ def shoal() -> None:
 
 for command in (
     *(train, resume, attach, status, scale, kill_worker, stop),
-    *(audit, verify, runs, data, schedule, ui, doctor),
+    *(sweep, audit, verify, runs, data, schedule, ui, doctor),
 ):
     shoal.add_command(command)
 

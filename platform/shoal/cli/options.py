@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from shoal.environment import RUNS
+from shoal.errors import ShoalError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -88,3 +91,14 @@ def where_options(command: Command) -> Command:
         metavar="ADDR",
         help="Ray cluster to join, for example auto. Default: RAY_ADDRESS, else a local one.",
     )(command)
+
+
+@contextmanager
+def told_as_json(as_json: bool) -> Iterator[None]:
+    """Machines that read stdout hear of errors there; the message for people goes to stderr as always."""
+    try:
+        yield
+    except ShoalError as error:
+        if as_json:
+            click.echo(json.dumps({"type": "error", "error": str(error), "exit_code": error.exit_code}))
+        raise

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from shoal.cli.options import detach_options, display_options, new_data_option, runs_option, set_option, where_options
-from shoal.errors import ConfigError, ShoalError
+from shoal.cli.options import (
+    detach_options,
+    display_options,
+    new_data_option,
+    runs_option,
+    set_option,
+    told_as_json,
+    where_options,
+)
+from shoal.errors import ConfigError
 
 if TYPE_CHECKING:
     from shoal.job import Job
@@ -60,7 +65,7 @@ def train(
 
     Ctrl-C (or SIGTERM) stops after the present step with a checkpoint; a second one stops at once.
     """
-    with _told_as_json(as_json):
+    with told_as_json(as_json):
         from shoal.job.overrides import apply
         from shoal.job.recipe import load_recipe
         from shoal.launch.api import RunOptions
@@ -117,7 +122,7 @@ def resume(
     shoal resume gpt-20261120-083112-a1b2 --set workers.max=8 --set engine.name=zero
     shoal resume gpt-20261120-083112-a1b2 --set budget.steps=1000
     """
-    with _told_as_json(as_json):
+    with told_as_json(as_json):
         from shoal.job.store import load_job
         from shoal.launch.api import RunOptions
         from shoal.launch.prepare import find_run
@@ -161,14 +166,3 @@ def _display(*, as_json: bool, quiet: bool) -> Any:
     if as_json and quiet:
         raise ConfigError("--json and --quiet exclude each other: --json prints nothing but JSON anyway")
     return make_display(as_json=as_json, quiet=quiet)
-
-
-@contextmanager
-def _told_as_json(as_json: bool) -> Iterator[None]:
-    """Machines that read stdout hear of errors there; the message for people goes to stderr as always."""
-    try:
-        yield
-    except ShoalError as error:
-        if as_json:
-            click.echo(json.dumps({"type": "error", "error": str(error), "exit_code": error.exit_code}))
-        raise

@@ -67,11 +67,12 @@ class Coordinator:
         assert self._life is not None
         return await asyncio.shield(self._life)
 
-    async def stop(self, reason: str) -> None:
-        """End cleanly at the next boundary: checkpoint, true status."""
-        self._scene.stop = self._scene.stop or reason
+    async def stop(self, reason: str, save: bool = True) -> None:
+        """End cleanly at the next boundary: true status, and a checkpoint unless `save` is false."""
+        if not self._scene.stop:
+            self._scene.stop, self._scene.stop_saves = reason, save
         if self._scene.running is not None:
-            self._scene.running.leasing.stop(self._scene.stop)
+            self._scene.running.leasing.stop(self._scene.stop, checkpoint=self._scene.stop_saves)
         self._event.set()
 
     async def status(self, after: int | None) -> tuple[RunStatus, list[tuple[str, str]]]:

@@ -37,6 +37,8 @@ class Scene:
         self.phase = Phase.STARTING
         self.low, self.high = plan.job.workers.min, plan.job.workers.max
         self.stop: str | None = None
+        self.stop_saves = True
+        """Whether a run that is asked to end is to be continued one day."""
         self.waiting = ""
         """What the run waits for."""
         self.finished = False
@@ -84,7 +86,7 @@ class Scene:
             resize_cost_s=sum(self.resize_costs) / len(self.resize_costs) if self.resize_costs else 1.0,
             stop=self.stop or plan.stretch_ended(step),
             finished=self.finished,
-            saved=self.durable.reached == step,
+            saved=self.durable.reached == step or (self.stop is not None and not self.stop_saves),
             verdict=self.verdict,
             settled=bool(self.formed) or self.crew.settled,
         )

@@ -61,7 +61,7 @@ class Stage:
         if self._change is not None:
             self._change.into(view, form.source.step)
         if scene.stop:
-            running.leasing.stop(scene.stop)
+            running.leasing.stop(scene.stop, checkpoint=scene.stop_saves)
         for hand in [h for h in scene.crew.hands.values() if h.leaving and h.member not in view.members]:
             scene.words.pop(hand.member, None)
             scene.crew.end(hand.member)

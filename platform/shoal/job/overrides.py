@@ -9,14 +9,15 @@ from typing import Any, TypeVar
 
 from shoal.errors import ConfigError
 from shoal.job.fields import is_group, leaves, parts
-from shoal.job.spec import Budget, Job
+from shoal.job.spec import Budget
 from shoal.job.text_values import is_choice, is_made, parse
 
 T = TypeVar("T")
 
 
-def apply(job: Job, overrides: Sequence[str]) -> Job:
-    """`job` with `overrides` such as `"workers.max=4"` applied, all at once; of equal names the last counts.
+def apply(job: T, overrides: Sequence[str]) -> T:
+    """`job` (a sweep, too) with `overrides` such as `"workers.max=4"` applied, all at once; of equal names the last
+    counts.
 
     Values are read by the fields' types, and all checks of the job run again, on the result only. A kind of budget
     replaces the other kinds. Fields of the task are set the same way if it is a dataclass. What may be of several kinds
@@ -45,7 +46,7 @@ _WHOLE = ""
 """In the tree of what is set: the text of a value itself, beside those of its parts."""
 
 
-def _check_name(job: Job, name: str, given: Mapping[str, str]) -> None:
+def _check_name(job: Any, name: str, given: Mapping[str, str]) -> None:
     """Raise ConfigError unless `name` is a value of the job, as it is once `given` is set, and can be set."""
     at: Any = job
     seen, choice = "", False
@@ -54,7 +55,8 @@ def _check_name(job: Job, name: str, given: Mapping[str, str]) -> None:
             raise ConfigError(_no_parts(at, seen, name))
         known = parts(at)
         if word not in known:
-            kind = f"{seen} is {type(at).__name__} (another kind: {seen}=NAME), which" if choice else seen or "A job"
+            whole = seen or f"A {type(job).__name__.lower()}"
+            kind = f"{seen} is {type(at).__name__} (another kind: {seen}=NAME), which" if choice else whole
             raise ConfigError(f"there is no {name}{_nearest(job, name)}. {kind} has: {', '.join(known) or 'no fields'}")
         part = known[word]
         at, choice = part.value, is_choice(part.annotation)
@@ -79,7 +81,7 @@ def _no_parts(value: Any, seen: str, name: str) -> str:
     return f"there is no {name}: {seen} is {held} and has no parts; set {seen} itself, or change it in the recipe"
 
 
-def _nearest(job: Job, name: str) -> str:
+def _nearest(job: Any, name: str) -> str:
     """`; did you mean …?`: a value whose last word is the same or near, or whose whole name is near."""
     names = {leaf.name: leaf.name.rpartition(".")[2] for leaf in leaves(job)}
     word = name.rpartition(".")[2]

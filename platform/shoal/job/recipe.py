@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from shoal.errors import ConfigError, ShoalError
 from shoal.job import by_value
 from shoal.job.spec import Job
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,15 +55,28 @@ def load_recipe(reference: str | Path) -> Recipe:
     saved `job.pkl` is accepted in the place of a recipe. Raises ConfigError for a missing file, an error in the
     recipe (file, line, message), or no such job in it.
     """
-    path, name = _locate(str(reference))
+    path, name = _locate(str(reference), "job")
     if path.suffix == ".pkl":
         return Recipe(path=path, name="job", job=_unpickle(path), modules=(), sources=())
+    job, own = _load(path, name, Job)
+    return Recipe(path=path, name=name, job=job, modules=tuple(own), sources=tuple({p for p in own.values() if p}))
+
+
+def load_value(reference: str | Path, name: str, kind: type[T]) -> tuple[T, Path, str, tuple[Path, ...]]:
+    """As `load_recipe`, for recipes of another kind: (the value of `name`, or of the name in `reference`; the file; that
+    name; the files of the recipe's own modules)."""
+    path, name = _locate(str(reference), name)
+    value, own = _load(path, name, kind)
+    return value, path, name, tuple({p for p in own.values() if p})
+
+
+def _load(path: Path, name: str, kind: type[T]) -> tuple[T, dict[str, Path | None]]:
     with _importable(path.parent):
         module = _run(path)
-        job = _take(module, path, name)
+        value = _take(module, path, name, kind)
     own = {module.__name__: path} | _modules_of(path.parent)
     by_value.register(own)
-    return Recipe(path=path, name=name, job=job, modules=tuple(own), sources=tuple({p for p in own.values() if p}))
+    return value, own
 
 
 def shown(path: str | Path) -> str:
@@ -70,19 +85,19 @@ def shown(path: str | Path) -> str:
     return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
 
 
-def _locate(reference: str) -> tuple[Path, str]:
+def _locate(reference: str, default: str) -> tuple[Path, str]:
     head, _, tail = reference.rpartition(":")
     if head and tail.isidentifier():
         path, name = Path(head), tail
     else:
-        path, name = Path(reference), "job"
+        path, name = Path(reference), default
     path = path.expanduser()
     if path.is_file() and path.suffix in (".py", ".pkl"):
         return path.resolve(), name
     if path.is_file():
-        raise ConfigError(f"{path} is no Python file; a recipe is a .py file that defines `job`")
+        raise ConfigError(f"{path} is no Python file; a recipe is a .py file that defines `{default}`")
     near = _nearest_files(path)
-    raise ConfigError(f"there is no recipe {path}{near or '; a recipe is a .py file that defines `job`'}")
+    raise ConfigError(f"there is no recipe {path}{near or f'; a recipe is a .py file that defines `{default}`'}")
 
 
 def _nearest_files(path: Path) -> str:
@@ -167,21 +182,20 @@ def _run(path: Path) -> ModuleType:
     return module
 
 
-def _take(module: ModuleType, path: Path, name: str) -> Job:
-    jobs = [key for key, value in vars(module).items() if isinstance(value, Job)]
+def _take(module: ModuleType, path: Path, name: str, kind: type[T]) -> T:
+    of, word = kind.__name__, kind.__name__.lower()
+    known = [key for key, value in vars(module).items() if isinstance(value, kind)]
     if not hasattr(module, name):
-        hint = (
-            f"; it defines {', '.join(jobs)}: use {path.name}:{jobs[0]}" if jobs else "; write `job = shoal.Job(...)`"
-        )
-        raise ConfigError(f"{path} defines no `{name}`{hint}")
+        hint = f"; it defines {', '.join(known)}: use {path.name}:{known[0]}" if known else ""
+        raise ConfigError(f"{path} defines no `{name}`{hint or f'; write `{word} = shoal.{of}(...)`'}")
     value: Any = getattr(module, name)
-    if isinstance(value, Job):
+    if isinstance(value, kind):
         return value
     if callable(value) and not isinstance(value, type):
         value = _call(value, path, name)
-    if not isinstance(value, Job):
-        hint = f"; Jobs in this file: {', '.join(jobs)}" if jobs else ""
-        raise ConfigError(f"`{name}` in {shown(path)} is a {type(value).__name__}, not a shoal.Job{hint}")
+    if not isinstance(value, kind):
+        hint = f"; {of}s in this file: {', '.join(known)}" if known else ""
+        raise ConfigError(f"`{name}` in {shown(path)} is a {type(value).__name__}, not a shoal.{of}{hint}")
     return value
 
 

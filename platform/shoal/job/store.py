@@ -45,12 +45,15 @@ def job_digest(job: Job) -> str:
     checkpoints, name. The task and transforms count with their names and fields, not with their code. What is None does
     not count, so that an option that comes later leaves the digests of jobs that do not use it alone.
     """
-    deciding = {
-        name: text
-        for name, text in flatten(job).items()
-        if text != "none" and (name, text) not in _UNUSED and (name in _DECIDING or name.startswith(_DECIDING_GROUPS))
-    }
+    deciding = {name: text for name, text in flatten(job).items() if decides(name, text)}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+def decides(name: str, text: str) -> bool:
+    """Whether a job's value `text` of `name` counts in its digest."""
+    if text == "none" or (name, text) in _UNUSED:
+        return False
+    return name in _DECIDING or name.startswith(_DECIDING_GROUPS)
 
 
 def save_job(folder: RunFolder, job: Job, recipe: Recipe | None, asked: Sequence[str] = ()) -> dict[str, Any]:

@@ -34,8 +34,9 @@ class Connection:
 
 
 @contextmanager
-def connect(job: Job, address: str | None) -> Iterator[Connection]:
-    """Join the cluster at `address` (default: RAY_ADDRESS, or the surrounding Ray job's), else start a local one.
+def connect(job: Job, address: str | None, *, copies: int = 1) -> Iterator[Connection]:
+    """Join the cluster at `address` (default: RAY_ADDRESS, or the surrounding Ray job's), else start a local one, with
+    room for `copies` runs of `job`.
 
     A connection that the caller had made already is used and left as it is.
     Raises CapacityError if the address does not answer.
@@ -49,7 +50,7 @@ def connect(job: Job, address: str | None) -> Iterator[Connection]:
     if wanted and wanted != "local":
         _join(wanted)
     else:
-        _start_local(job)
+        _start_local(job, copies)
     quiet_driver()
     try:
         yield _connection(local=not wanted or wanted == "local")
@@ -84,19 +85,19 @@ def _join(address: str) -> None:
         ) from None
 
 
-def _start_local(job: Job) -> None:
+def _start_local(job: Job, copies: int) -> None:
     """A Ray cluster on this machine, with as many (logical) CPUs as the job needs."""
     import ray
 
     for name, value in LOCAL_SETTINGS.items():
         os.environ.setdefault(name, value)
     # Logical ones: as many as the run could ever be scaled to, while it goes.
-    cpus = job.batch.virtual_shards * job.workers.cpus + job.data.cpus
+    cpus = copies * (job.batch.virtual_shards * job.workers.cpus + job.data.cpus)
     # Blocks that wait, and snapshots on their way from one worker to another.
-    store = min(int(0.2 * psutil.virtual_memory().total), max(STORE_MB, 6 * job.data.ahead_mb) * MB)
+    store = min(int(0.2 * psutil.virtual_memory().total), max(STORE_MB, 6 * copies * job.data.ahead_mb) * MB)
     ray.init(
         num_cpus=max(1, int(-(-cpus // 1))),
-        resources=dict(_totals(job)) or None,
+        resources={name: copies * amount for name, amount in _totals(job)} or None,
         object_store_memory=store,
         include_dashboard=False,
         log_to_driver=False,

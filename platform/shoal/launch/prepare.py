@@ -159,16 +159,16 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
     digest = job_digest(job)
     if options.resume is None:
         place = options.scratch or root
-        folder, start = new_folder(place, options.name or _fresh_name(job.name)), options.start_from
+        folder, start = new_folder(place, options.name or fresh_name(job.name)), options.start_from
         continues = False
     else:
         old = find_run(root, options.resume)
-        continues = old.read().get("job_digest") == digest
+        continues = not options.fork and old.read().get("job_digest") == digest
         if continues:
             _not_running(old)
         start, same_order = _start_from(job, old, sources, total, new_data=options.new_data)
         continues = continues and same_order
-        folder = old if continues else new_folder(root, options.name or _fresh_name(job.name))
+        folder = old if continues else new_folder(root, options.name or fresh_name(job.name))
     if not continues:
         folder.update(
             run_id=folder.run_id, name=job.name, created=time.time(), status="starting", job_digest=digest,
@@ -269,7 +269,8 @@ def _start_from(
     return latest, True
 
 
-def _fresh_name(job: str) -> str:
+def fresh_name(job: str) -> str:
+    """`job`, date, time and four letters."""
     letters = "".join(random.SystemRandom().choices(string.ascii_lowercase + string.digits, k=4))
     return f"{job}-{time.strftime('%Y%m%d-%H%M%S')}-{letters}"
 

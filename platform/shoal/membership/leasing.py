@@ -129,14 +129,14 @@ class Leasing:
         if self.end is None and self.leased_until == self.plan.total_steps:
             self._finish("the budget is used up", self.plan.due(self.leased_until))
 
-    def stop(self, reason: str) -> None:
-        """End the run's work at the boundary: the first step that is not leased to anybody yet.
+    def stop(self, reason: str, *, checkpoint: bool = True) -> None:
+        """End the run's work at the boundary: the first step that is not leased to anybody yet; with its `checkpoint`.
 
         Wins over a change that no member has been told of. A change that somebody was told of stays, so that all
         members do the same; the next view then ends at once. The end of the budget stays.
         """
         if self.end is None or (self.end.kind is EndKind.CHANGE and not self._told):
-            self.end = self._at_boundary(EndKind.STOP, reason, checkpoint=True)
+            self.end = self._at_boundary(EndKind.STOP, reason, checkpoint=checkpoint)
 
     def change(
         self, reason: str, *, keepers: Mapping[MemberId, MemberId] | None = None, checkpoint: bool = False

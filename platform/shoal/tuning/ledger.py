@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from shoal.errors import ConfigError
 from shoal.tracking.ledger import Ledger, is_written
-from shoal.tuning.trials import Point, SweepFacts, SweepState, TrialStatus, Value, read
+from shoal.tuning.trials import Point, SweepFacts, SweepState, TrialStatus, Value, heard, read
 
 FILE = "sweep.jsonl"
 SWEEPS = "sweeps"
@@ -48,14 +49,17 @@ class SweepLedger:
                 f"choose another --name"
             )
         self._ledger = Ledger(self.path, wait_s=0.0)
+        self._state = read(self.path) if self.path.stat().st_size else None
 
     @property
     def is_new(self) -> bool:
-        return self.path.stat().st_size == 0
+        return self._state is None
 
+    @property
     def state(self) -> SweepState:
-        """The sweep as the file tells it."""
-        return read(self.path)
+        """The sweep as the file tells it: one value, which changes with every word."""
+        assert self._state is not None, "a sweep is opened first"
+        return self._state
 
     def opened(self, name: str, facts: SweepFacts) -> None:
         self._write("opened", name=name, facts=dataclasses.asdict(facts))
@@ -86,4 +90,6 @@ class SweepLedger:
         self._ledger.close()
 
     def _write(self, kind: str, **values: Any) -> None:
-        self._ledger.append([{"kind": kind, **values}])
+        entry = {"kind": kind, "time": round(time.time(), 3), **values}
+        self._ledger.append([entry])
+        self._state = heard(self.folder, self._state, entry)

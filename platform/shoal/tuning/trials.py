@@ -6,7 +6,7 @@ Pure: the resume, the display, the report and the record all read this, and noth
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -168,9 +168,17 @@ class SweepState:
     """Unix seconds."""
     opened: float
     """When it was started or resumed last."""
+    latest: float
+    """When its ledger was last written."""
+    seconds_before: float = 0.0
+    """For how long it went on before that."""
     ended: float | None = None
     status: SweepStatus = "running"
     reason: str = ""
+
+    def elapsed(self, now: float) -> float:
+        """Seconds of wall-clock time that it has gone on for, over all its resumes."""
+        return self.seconds_before + ((self.ended or now) - self.opened)
 
     @property
     def best(self) -> TrialRow | None:
@@ -193,53 +201,61 @@ class SweepState:
         return float(sum(known)) if known else None
 
 
-def state_of(folder: Path, entries: Iterable[Mapping[str, Any]]) -> SweepState:
-    """The sweep that these entries of its ledger tell of. Raises ConfigError if they do not begin with its opening."""
-    state: SweepState | None = None
-    rows: dict[int, TrialRow] = {}
-    for entry in entries:
-        kind = entry["kind"]
-        if kind == "opened":
-            state = _opened(folder, entry, state)
-        elif state is None:
-            break
-        elif kind == "closed":
-            state.ended, state.status, state.reason = entry["time"], entry["status"], entry.get("reason", "")
-        else:
-            _apply(entry, rows, state.facts.mode)
-    if state is None:
+def heard(folder: Path, state: SweepState | None, entry: Mapping[str, Any]) -> SweepState:
+    """The sweep after one more entry of its ledger; None: there was none before. Changes `state` itself.
+
+    Raises ConfigError if the first entry is not its opening.
+    """
+    kind = entry["kind"]
+    if kind == "opened":
+        state = _opened(folder, entry, state)
+    elif state is None:
         raise ConfigError(f"{folder} is no sweep: its ledger does not begin with how it was opened")
-    state.rows = [rows[number] for number in sorted(rows)]
+    elif kind == "closed":
+        state.ended, state.status, state.reason = entry["time"], entry["status"], entry.get("reason", "")
+    else:
+        _apply(entry, state.rows, state.facts.mode)
+    state.latest = entry["time"]
     return state
 
 
 def read(path: Path) -> SweepState:
     """The sweep whose ledger is `path`. Raises ConfigError if it is missing or says nothing."""
-    if not path.exists():
+    state: SweepState | None = None
+    for entry in read_entries(path)[0] if path.exists() else ():
+        state = heard(path.parent, state, entry)
+    if state is None:
         raise ConfigError(f"there is no sweep at {path.parent}")
-    return state_of(path.parent, read_entries(path)[0])
+    return state
 
 
 def _opened(folder: Path, entry: Mapping[str, Any], before: SweepState | None) -> SweepState:
     said = dict(entry["facts"])
     facts = SweepFacts(**{**said, **{name: tuple(said[name]) for name in ("space", "rungs", "objectives")}})
-    started = before.started if before else entry["time"]
-    return SweepState(
-        name=entry["name"], folder=str(folder), facts=facts, rows=[], started=started, opened=entry["time"]
-    )
+    if before is None:
+        begun = entry["time"]
+        return SweepState(
+            name=entry["name"], folder=str(folder), facts=facts, rows=[], started=begun, opened=begun, latest=begun
+        )
+    before.seconds_before += before.latest - before.opened
+    before.facts, before.opened, before.ended, before.status, before.reason = facts, entry["time"], None, "running", ""
+    return before
 
 
-def _apply(entry: Mapping[str, Any], rows: dict[int, TrialRow], mode: str) -> None:
+def _apply(entry: Mapping[str, Any], rows: list[TrialRow], mode: str) -> None:
     number, kind = entry["trial"], entry["kind"]
     if kind == "suggested":
-        rows[number] = TrialRow(
-            number=number,
-            name=entry["name"],
-            run_id=entry["run"],
-            fields=dict(entry["fields"]),
-            folder=entry["folder"],
-            started=entry["time"],
-            runs=[entry["run"]],
+        assert number == len(rows), "trials are numbered in the order of their suggestion"
+        rows.append(
+            TrialRow(
+                number=number,
+                name=entry["name"],
+                run_id=entry["run"],
+                fields=dict(entry["fields"]),
+                folder=entry["folder"],
+                started=entry["time"],
+                runs=[entry["run"]],
+            )
         )
         return
     row = rows[number]

@@ -1,0 +1,90 @@
+"""Sweep recipes, loaded by path; and the best job of a sweep, written as a recipe that `shoal train` runs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from shoal.errors import ConfigError
+from shoal.job import Job, by_value
+from shoal.job.overrides import apply
+from shoal.job.recipe import Recipe, load_recipe, load_value, shown
+from shoal.tuning.space import overrides
+from shoal.tuning.spec import Sweep
+from shoal.tuning.trials import SweepState, TrialRow
+
+BEST = "best.py"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepRecipe:
+    """A sweep recipe that has been loaded, with its base job."""
+
+    sweep: Sweep
+    """Its `job` is the job itself, with what `--set job...` changed."""
+    path: Path
+    name: str
+    """The name in the file that gave the sweep."""
+    sources: tuple[Path, ...]
+    """The files of the recipe's own modules."""
+    base: Recipe | None
+    """Where the base job comes from; None: the sweep recipe makes it."""
+    asked: tuple[str, ...]
+    """What `--set` changed in the base job, without the `job.` before it."""
+
+    @property
+    def job(self) -> Job:
+        assert isinstance(self.sweep.job, Job)
+        return self.sweep.job
+
+
+def load_sweep(reference: str | Path, asked: Sequence[str] = ()) -> SweepRecipe:
+    """Run the sweep recipe `tuning/lr.py` (`tuning/lr.py:other` for another name than `sweep`), load its base job, and
+    set what is `asked`: fields of the sweep (`trials=10`) and of the job (`job.budget.steps=100`).
+
+    Raises ConfigError as `load_recipe` does, and for what the sweep refuses.
+    """
+    sweep, path, name, sources = load_value(reference, "sweep", Sweep)
+    base = None if isinstance(sweep.job, Job) else load_recipe(_base(str(sweep.job), path))
+    if base is not None:
+        sweep = replace(sweep, job=base.job)
+    of_job = tuple(a.strip().removeprefix("job.") for a in asked if a.strip().startswith("job."))
+    return SweepRecipe(sweep=apply(sweep, asked), path=path, name=name, sources=sources, base=base, asked=of_job)
+
+
+def _base(reference: str, path: Path) -> str:
+    beside = path.parent / reference.partition(":")[0]
+    return str(path.parent / reference) if beside.is_file() else reference
+
+
+def write_best(recipe: SweepRecipe, state: SweepState, row: TrialRow) -> Path:
+    """Write `best.py` into the sweep's folder, beside copies of the files that it needs; returns its path."""
+    folder = Path(state.folder)
+    of, sources = (recipe.path, recipe.sources) if recipe.base is None else (recipe.base.path, recipe.base.sources)
+    said = [*recipe.asked, *overrides(row.fields)]
+    if not sources:  # the base job is a saved one
+        (folder / "base.pkl").write_bytes(by_value.dumps(recipe.job))
+        begin = 'base = load_recipe(Path(__file__).with_name("base.pkl")).job'
+        imports = "from pathlib import Path\n\nfrom shoal.job.overrides import apply\nfrom shoal.job.recipe import load_recipe\n"
+    else:
+        for source in sources:
+            target = folder / source.relative_to(of.parent)
+            if target.name == BEST:
+                raise ConfigError(f"{source} is named as the file that the sweep writes; rename it")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+        name = recipe.base.name if recipe.base is not None else recipe.name
+        imports = "from importlib import import_module\n\nfrom shoal.job.overrides import apply\n"
+        begin = f'base = getattr(import_module("{of.stem}"), "{name}")'
+        begin += "\nbase = base.job" if recipe.base is None else ""
+        begin += "\nbase = base() if callable(base) else base"
+    listed = "".join(f"        {one!r},\n" for one in said)
+    path = folder / BEST
+    path.write_text(
+        f'"""The best of {len(state.rows)} trials of the sweep {state.name}: {state.facts.metric} {row.best:.6g}, trial '
+        f'{row.number} ({row.run_id}).\n\nshoal train {shown(path)}\n"""\n\n{imports}\n{begin}\njob = apply(\n    base,\n'
+        f"    [\n{listed}    ],\n)\n"
+    )
+    return path

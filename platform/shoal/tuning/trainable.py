@@ -1,0 +1,98 @@
+"""A trial as Ray Tune's actors run it: an actor without CPUs that starts a run and reports its evaluations.
+
+One actor serves many trials, one after another; the run's own actors do the work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ray import tune
+
+from shoal.errors import ShoalError
+from shoal.run_folder import RunFolder
+from shoal.state.store import CheckpointStore
+from shoal.tuning.meter import Used
+from shoal.tuning.orders import Ended, Evaluated, Order, Said
+from shoal.tuning.trial import POLL_S, Base, TrialRun
+
+SAID = "said"
+"""Key of a result: what the trial said, as a value of `orders`."""
+DURABLE_S = 120.0
+"""How long a checkpoint may take to become durable after its step."""
+
+
+def to_config(order: Order) -> dict[str, Any]:
+    """An order as Tune passes it on: `fields` is where population-based training changes values."""
+    return {**dataclasses.asdict(order), "fields": dict(order.fields)}
+
+
+def from_config(config: Mapping[str, Any]) -> Order:
+    return Order(**{**config, "used": Used(**config["used"])})
+
+
+class TrialActor(tune.Trainable):
+    """One trial after another."""
+
+    def setup(self, config: dict[str, Any], base: Base, keeps_training: bool) -> None:
+        """`keeps_training`: a checkpoint is asked for while the run goes on (population); else to pause it."""
+        self._base, self._keeps_training = base, keeps_training
+        self._take(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.cleanup()
+        self._take(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Start the run; later, wait for what it says next."""
+        said = self._next()
+        if isinstance(said, Evaluated):
+            self._last = said.point.step
+        return {SAID: said, "done": isinstance(said, Ended)}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """The run's own durable checkpoint is the checkpoint; this sees to it that there is one."""
+        if self._run is not None and self._keeps_training:
+            self._wait_for_checkpoint(self._run.folder)
+        elif self._run is not None:
+            self._run.end()
+        return {"after": self._last}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        if checkpoint is not None and self._order.fork_from is None:
+            self._order = replace(self._order, after=checkpoint["after"])
+
+    def cleanup(self) -> None:
+        if self._run is not None:
+            self._run.let_go()
+        self._run = None
+
+    def _take(self, config: dict[str, Any]) -> None:
+        os.chdir(self._base.cwd)  # Tune moves each trial into a folder of its own
+        self._order = from_config(config)
+        self._run: TrialRun | None = None
+        self._last = self._order.after
+
+    def _next(self) -> Said:
+        try:
+            if self._run is not None:
+                return self._run.next()
+            self._run = TrialRun(self._base, self._order)
+            return self._run.begun
+        except ShoalError as error:
+            return Ended("failed", str(error))
+
+    def _wait_for_checkpoint(self, folder: RunFolder) -> None:
+        """Until what was evaluated last is durable, too: then the run's last checkpoint is what others copy."""
+        store, deadline = CheckpointStore(folder.read()["checkpoint_uri"]), time.monotonic() + DURABLE_S
+        while time.monotonic() < deadline:
+            latest = store.latest()
+            if latest is not None and latest.step >= self._last:
+                return
+            time.sleep(POLL_S)
