@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from shoal.optim.schedules import factor
 from shoal.run_folder import RunFolder, write_json
 from shoal.tracking.ledger import Ledger
 from shoal.tuning.ledger import FILE, sweep_folder
-from shoal.tuning.trials import SweepFacts
+from shoal.tuning.trials import SweepFacts, SweepState, heard
 
 Entry = dict[str, Any]
 
@@ -93,6 +93,15 @@ def entries(count: int, began: float, runs: Path, *, name: str = "lr_schedule", 
     yield from sorted(out, key=lambda e: e["time"])
     if over:
         yield {"kind": "closed", "time": max(slots), "status": "finished", "reason": "all trials are over", "best": 0}
+
+
+def state_of(told: Iterable[Entry], folder: Path = Path("sweep")) -> SweepState:
+    """The sweep that these entries tell of."""
+    state: SweepState | None = None
+    for entry in told:
+        state = heard(folder, state, entry)
+    assert state is not None, "there is an entry"
+    return state
 
 
 def _trial(

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import TextIO
 
 from shoal.cli.live import COLOURS, STATUSES
+from shoal.job.recipe import shown
 from shoal.tuning import table
+from shoal.tuning.links import where_recorded
+from shoal.tuning.recipe import BEST
+from shoal.tuning.report import REPORT
 from shoal.tuning.trials import SweepState
 
 STYLES = {
@@ -47,7 +52,7 @@ class SweepTable:
         self._stream = stream or sys.stdout
         self._quiet = quiet
         self._clock = clock
-        self._last: SweepState | None = None
+        self._news = table.News()
         self._live = self._console = None
         if self._stream.isatty() and not quiet:
             from rich.console import Console
@@ -64,13 +69,23 @@ class SweepTable:
             self._live.stop()
         self._stream.flush()
 
+    def opened(self, state: SweepState) -> None:
+        """The sweep begins, or goes on."""
+        facts, known = state.facts, sum(row.over for row in state.rows)
+        said = f"{state.name}: {facts.trials} trials of {facts.job}, {facts.at_once} at once on {facts.workers} workers"
+        rule = f", {facts.stop_early}" if facts.stop_early else ""
+        goes_on = f"; {known} are over already" if known else ""
+        if not self._quiet:
+            self.event("sweep", f"{said}, {facts.search}{rule}{goes_on}")
+        # What was told when it happened is not told again.
+        list(self._news.of(state, self._clock()))
+
     def update(self, state: SweepState) -> None:
-        """Show `state`, and what happened since the one before it."""
+        """Show `state`, and what happened since the last time."""
         now = self._clock()
-        for kind, text in table.events(self._last, state, now):
+        for kind, text in self._news.of(state, now):
             if kind == "failed" or (not self._quiet and (self._live is None or kind in LOUD)):
                 self.event(kind, text)
-        self._last = state
         if self._live is not None and self._console is not None:
             from rich.text import Text
 
@@ -91,11 +106,12 @@ class SweepTable:
         else:
             self._write(f"{table.WORDS.get(kind, kind)}: {text}")
 
-    def finished(self, state: SweepState, further: Sequence[tuple[str, str]] = ()) -> None:
-        """The last word; `further` (name, value) say where things are: the best job, the report, the record."""
+    def closed(self, state: SweepState) -> None:
+        """The last word: what came of it, and where things are."""
+        self.update(state)
         if self._live is not None:
             self._live.stop()
-        first, *rest = table.closing(state, further)
+        first, *rest = table.closing(state, places(state))
         if self._console is not None:
             # Not wrapped, so that links and commands can be copied whole.
             self._console.print(first, style=STATUSES.get(state.status, "bold"), markup=False, soft_wrap=True)
@@ -108,3 +124,15 @@ class SweepTable:
     def _write(self, line: str) -> None:
         self._stream.write(line + "\n")
         self._stream.flush()
+
+
+def places(state: SweepState) -> list[tuple[str, str]]:
+    """(what, where) of a sweep that is over: its best job, its report, its record, and how to go on."""
+    folder = Path(state.folder)
+    found = [("best job", f"shoal train {shown(folder / BEST)}")] if (folder / BEST).exists() else []
+    if (folder / REPORT).exists():
+        found.append(("report", (folder / REPORT).absolute().as_uri()))
+    found += [("record", where) for where in where_recorded(folder)]
+    if state.status != "finished":
+        found.append(("go on with", f"shoal sweep {state.facts.recipe} --resume {state.name}"))
+    return found

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from shoal.errors import ConfigError
+from shoal.job.recipe import shown
 from shoal.run_folder import RunFolder
 from shoal.tracking.sender import PARENT_TAG
 from shoal.tracking.settings import best_key, is_server
@@ -59,12 +60,12 @@ def links(folder: Path, base_url: str) -> dict[str, str]:
     return found
 
 
-def where_recorded(folder: Path, runs: Path) -> list[str]:
+def where_recorded(folder: Path) -> list[str]:
     """What to tell the user: the addresses if the record is on a server, else the command that shows them."""
     uri = str(_place(folder).get("uri") or "")
     if is_server(uri):
         return list(links(folder, uri).values())
-    return [f"shoal ui --runs {runs}"]
+    return [f"shoal ui --runs {shown(folder.parent.parent)}"]
 
 
 def newest_sweep(runs: Path) -> Path | None:

@@ -28,6 +28,7 @@ from shoal.tracking.subject import Subject
 from shoal.tuning import report
 from shoal.tuning.ledger import FILE, SWEEPS
 from shoal.tuning.links import children_link
+from shoal.tuning.recipe import BEST
 from shoal.tuning.trials import SweepFacts, read
 
 FAILED = "failed_trials"
@@ -134,7 +135,7 @@ class SweepSubject:
     metric: str
     mode: str
     files: ClassVar[tuple[str, ...]] = ()
-    last_files: ClassVar[tuple[str, ...]] = (report.BEST_JOB, report.SUMMARY)
+    last_files: ClassVar[tuple[str, ...]] = (BEST, report.SUMMARY)
 
     @classmethod
     def of(cls, settings: RecordSettings) -> Subject:

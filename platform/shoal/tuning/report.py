@@ -12,9 +12,10 @@ from typing import Any
 from shoal.run_folder import RunFolder, write_json
 from shoal.tracking.ledger import scan
 from shoal.tracking.page import asset, finite, number, publish
+from shoal.tuning.recipe import BEST
 from shoal.tuning.trials import Point, SweepFacts, SweepState, TrialRow, Value, read
 
-REPORT, SUMMARY, BEST_JOB = "report.html", "sweep.json", "best.py"
+REPORT, SUMMARY = "report.html", "sweep.json"
 POINTS = 60
 """Points of one trial's curve: with hundreds of trials the page stays small."""
 SCHEDULES = 5
@@ -54,7 +55,7 @@ def summary(state: SweepState) -> dict[str, Any]:
 
 def report_data(state: SweepState) -> dict[str, Any]:
     """Everything that the page shows, as JSON values; a number that is not finite becomes null."""
-    order = ranked(state)
+    order, now = ranked(state), time.time()
     ranks = {row.number: place for place, row in enumerate(order)}
     facts = state.facts
     return finite(
@@ -65,7 +66,8 @@ def report_data(state: SweepState) -> dict[str, Any]:
             "reason": state.reason,
             "started": state.started,
             "ended": state.ended,
-            "written": time.time(),
+            "written": now,
+            "elapsed": state.elapsed(now),
             "metric": facts.metric,
             "mode": facts.mode,
             "resource": facts.resource,
@@ -151,7 +153,7 @@ def _best(state: SweepState) -> dict[str, Any] | None:
     row, facts = state.best, state.facts
     if row is None or row.best is None:
         return None
-    job = Path(state.folder, BEST_JOB)
+    job = Path(state.folder, BEST)
     return {
         "number": row.number,
         "name": row.name,

@@ -53,7 +53,7 @@ def lines(state: SweepState, now: float, width: int = 100, rows: int = ROWS) -> 
     Running trials come first, then the best of the others. `now` in Unix seconds.
     """
     left = eta(state, now) if state.ended is None else None
-    spent = [f"{text.duration((state.ended or now) - state.started)} so far", *costs(state)]
+    spent = [f"{text.duration(state.elapsed(now))} so far", *costs(state)]
     head = [
         *wrapped(_counts(state), width),
         *wrapped(_best(state), width, " "),
@@ -263,7 +263,7 @@ def eta(state: SweepState, now: float) -> Eta | None:
     seconds = max([(math.fsum(going) + waiting * each) / slots, *going])
     basis += f", {slots} at once" if waiting else ""
     limit = state.facts.budget.get("seconds")
-    if limit is not None and (rest := max(0.0, state.started + limit - now)) < seconds:
+    if limit is not None and (rest := max(0.0, limit - state.elapsed(now))) < seconds:
         return Eta(rest, "the sweep's budget")
     return Eta(seconds, basis)
 
@@ -284,28 +284,39 @@ class Event(NamedTuple):
     text: str
 
 
-def events(before: SweepState | None, after: SweepState, now: float) -> Iterator[Event]:
-    """What happened between two states of a sweep, one line each."""
-    old = {row.number: row for row in before.rows} if before else {}
-    for row in after.rows:
-        was = old.get(row.number)
-        again = was is not None and was.over and row.status == "running"
-        if was is None or again:
-            goes = " goes on" if again or row.step else ""
-            yield Event("started", f"trial {row.number}{goes}: {settings(row)}")
-        if row.over and (was is None or not was.over):
-            yield Event(row.status, ended_in_words(row, after.facts.metric))
-    best, known = _best_of_those_over(after), _best_of_those_over(before) if before else None
-    if best is not None and (known is None or best.best != known.best):
-        left = eta(after, now)
-        parts = [counts_in_words(after), *costs(after)]
-        parts += [f"about {text.duration(left.seconds)} left"] if left else []
-        yield Event("best", " · ".join([f"{after.facts.metric} {best.best:.4g} in trial {best.number}", *parts]))
+class News:
+    """Tells what has happened since it was asked last. A sweep's state is one value that changes, hence the memory."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[bool, int]] = {}
+        """Of each trial that was told of: whether it was over, and how many runs it had."""
+        self._best: float | None = None
+
+    def of(self, state: SweepState, now: float) -> Iterator[Event]:
+        """What is new in `state`, one line each."""
+        for row in state.rows:
+            was, runs = self._known.get(row.number, (False, 0))
+            self._known[row.number] = (row.over, len(row.runs))
+            if not runs or (was and not row.over) or len(row.runs) > runs:
+                yield Event("started", _started_in_words(row, again=runs > 0 or row.step > 0))
+            if row.over and not was:
+                yield Event(row.status, ended_in_words(row, state.facts.metric))
+        # A trial that still runs gets better with almost every evaluation; that is no event.
+        best = next((row for row in ranked(state) if row.over), None)
+        if best is not None and best.best != self._best:
+            self._best, left = best.best, eta(state, now)
+            parts = [
+                f"{state.facts.metric} {best.best:.4g} in trial {best.number}",
+                counts_in_words(state),
+                *costs(state),
+            ]
+            parts += [f"about {text.duration(left.seconds)} left"] if left else []
+            yield Event("best", " · ".join(parts))
 
 
-def _best_of_those_over(state: SweepState) -> TrialRow | None:
-    """A trial that still runs gets better with almost every evaluation; that is no event."""
-    return next((row for row in ranked(state) if row.over), None)
+def _started_in_words(row: TrialRow, *, again: bool) -> str:
+    source = f" from trial {row.parent}" if row.parent is not None else ""
+    return f"trial {row.number}{' goes on' if again else ''}{source}: {settings(row)}"
 
 
 def ended_in_words(row: TrialRow, metric: str) -> str:
@@ -319,7 +330,7 @@ def ended_in_words(row: TrialRow, metric: str) -> str:
 
 def closing(state: SweepState, further: Sequence[tuple[str, str]] = ()) -> list[str]:
     """The lines that a sweep leaves on the screen; `further` (name, value) come last."""
-    took = text.duration((state.ended or state.opened) - state.started)
+    took = text.duration(state.elapsed(state.latest))
     lines = [f"sweep {state.name} {state.status} in {took}: {counts_in_words(state)}"]
     if state.status != "finished" and state.reason:
         lines.append(f"  {'reason':<10}  {state.reason}")

@@ -205,7 +205,7 @@ def test_links_say_what_to_show(tmp_path: Path) -> None:
     assert unquote(compared).startswith('http://h:1/#/compare-runs?runs=["a","b"]&experiments=["7"]')
     folder = write_sweep(tmp_path, 4, began=1000.0)
     assert links(folder, "http://h:1") == {}, "nothing of it is in MLflow"
-    assert where_recorded(folder, tmp_path) == [f"shoal ui --runs {tmp_path}"]
+    assert where_recorded(folder) == [f"shoal ui --runs {tmp_path}"]
     RunFolder(folder).update(name="s", mlflow={"uri": "http://h:1", "experiment_id": "7", "run_id": "abc"})
     for row in read(folder / FILE).rows:
         RunFolder(Path(row.folder)).update(mlflow={"experiment_id": "7", "run_id": f"r{row.number}"})
@@ -213,7 +213,7 @@ def test_links_say_what_to_show(tmp_path: Path) -> None:
     assert both["trials"] == link
     assert '"r0"' in unquote(both["compared"])
     assert '"r2"' not in unquote(both["compared"]), "a failed trial has nothing to compare"
-    assert where_recorded(folder, tmp_path) == list(both.values())
+    assert where_recorded(folder) == list(both.values())
     assert newest_sweep(tmp_path) == folder
     assert newest_sweep(tmp_path / "elsewhere") is None
 

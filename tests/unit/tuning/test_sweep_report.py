@@ -14,8 +14,8 @@ from shoal.job.schedules import Rex
 from shoal.optim.schedules import factor
 from shoal.tuning.ledger import FILE
 from shoal.tuning.report import POINTS, SUMMARY, axes, ranked, report_data, space_in_words, thinned, write_report
-from shoal.tuning.trials import SweepState, read, state_of
-from tests.support.sweeps import RUNGS, STEPS, entries, write_sweep
+from shoal.tuning.trials import SweepState, read
+from tests.support.sweeps import RUNGS, STEPS, entries, state_of, write_sweep
 
 pytestmark = pytest.mark.unit
 
@@ -29,7 +29,7 @@ def page_and_data(folder: Path) -> tuple[str, dict]:
 
 
 def sweep(count: int) -> SweepState:
-    return state_of(Path("sweep"), entries(count, BEGAN, Path("runs")))
+    return state_of(entries(count, BEGAN, Path("runs")))
 
 
 def test_the_page_says_what_happened(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_the_page_stays_small(tmp_path: Path, count: int) -> None:
 
 def test_a_sweep_in_which_nothing_happened_yet_has_a_page(tmp_path: Path) -> None:
     opened = [e for e in entries(4, BEGAN, tmp_path) if e["kind"] == "opened"]
-    data = report_data(state_of(tmp_path, opened))
+    data = report_data(state_of(opened))
     assert (data["best"], data["trials"], data["history"]["best"]) == (None, [], [])
     assert [a["name"] for a in data["axes"]][:3] == ["optimizer.lr", "batch.size", "schedule"]
 

@@ -11,9 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.cli.sweep_table import SweepTable
+from shoal.tracking.ledger import read
 from shoal.tuning import table
-from shoal.tuning.trials import SweepState, state_of
-from tests.support.sweeps import entries
+from shoal.tuning.ledger import FILE
+from shoal.tuning.report import write_report
+from shoal.tuning.trials import SweepState, heard
+from tests.support.sweeps import entries, state_of, write_sweep
 
 pytestmark = pytest.mark.unit
 
@@ -24,7 +27,7 @@ def at(count: int, share: float) -> tuple[SweepState, float]:
     """A sweep of `count` trials as it stands after `share` of its entries, and when that was."""
     told = list(entries(count, 1000.0, ROOT))
     told = told[: max(2, round(len(told) * share))]
-    return state_of(ROOT, told), told[-1]["time"]
+    return state_of(told), told[-1]["time"]
 
 
 def shown(state: SweepState, now: float, width: int, rows: int = table.ROWS) -> list[str]:
@@ -97,22 +100,21 @@ def test_the_time_left_says_what_it_rests_on() -> None:
     only = table.eta(first, when)
     assert only is not None
     assert only.basis.startswith("from the pace of the running trials")
-    nothing = state_of(ROOT, list(entries(24, 1000.0, ROOT))[:2])
+    nothing = state_of(list(entries(24, 1000.0, ROOT))[:2])
     assert table.eta(nothing, 1003.0) is None
     ended, when = at(24, 1.0)
     assert table.eta(ended, when) is None
 
 
 def test_each_thing_that_happens_is_told_once() -> None:
-    told, before, said = list(entries(12, 1000.0, ROOT)), None, []
-    for count in range(1, len(told) + 1):
-        state = state_of(ROOT, told[:count])
-        said += list(table.events(before, state, told[count - 1]["time"]))
-        before = state
-    assert before is not None
+    told, news, said, state = list(entries(12, 1000.0, ROOT)), table.News(), [], None
+    for entry in told[:-1]:
+        state = heard(ROOT, state, entry)
+        said += list(news.of(state, entry["time"]))
+    assert state is not None
     kinds = [kind for kind, _ in said]
     assert kinds.count("started") == 12
-    for status, count in before.counts.items():
+    for status, count in state.counts.items():
         if status in ("finished", "stopped-early", "failed"):
             assert kinds.count(status) == count
     assert [text for kind, text in said if kind == "failed"] == [
@@ -121,8 +123,10 @@ def test_each_thing_that_happens_is_told_once() -> None:
     bests = [float(text.split()[1]) for kind, text in said if kind == "best"]
     assert bests == sorted(bests, reverse=True)
     assert bests
-    again = [*told[:-1], {"kind": "continued", "time": 2e3, "trial": 0, "run": "r-2", "folder": "r", "fields": {}}]
-    assert [e.kind for e in table.events(before, state_of(ROOT, again), 2e3)] == ["started"]
+    again = {"kind": "continued", "time": 2e3, "trial": 1, "run": "r-2", "folder": "r", "fields": {"seed": 3}}
+    assert list(news.of(heard(ROOT, state, {**again, "parent": 0}), 2e3)) == [
+        ("started", "trial 1 goes on from trial 0: seed=3")
+    ]
 
 
 def test_fields_are_named_by_their_last_word_where_it_is_clear() -> None:
@@ -131,18 +135,33 @@ def test_fields_are_named_by_their_last_word_where_it_is_clear() -> None:
     assert table.settings(row) == "lr=0.00257 batch.size=64 a.x=True b.x=None"
 
 
-def test_into_a_pipe_goes_one_plain_line_for_each_event() -> None:
-    stream, told = io.StringIO(), list(entries(6, 1000.0, ROOT))
+def test_into_a_pipe_goes_one_plain_line_for_each_event(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path, 6, began=1000.0)
+    stream, told = io.StringIO(), read(folder / FILE)[0]
+    write_report(folder, folder / FILE)
     with SweepTable(stream, clock=lambda: 1000.0) as display:
         for count in range(1, len(told) + 1):
-            display.update(state_of(ROOT, told[:count]))
-        display.finished(state_of(ROOT, told), [("best job", "shoal train runs/best.py")])
+            display.update(state_of(told[:count]))
+        display.closed(state_of(told, folder))
     lines = stream.getvalue().splitlines()
     assert "\x1b" not in stream.getvalue()
     assert sum(line.startswith("started: ") for line in lines) == 6
     assert any(line.startswith("failed: trial 2: RuntimeError") for line in lines)
     assert any(line.startswith("sweep lr_schedule finished in ") for line in lines)
-    assert lines[-1] == "  best job    shoal train runs/best.py"
+    assert lines[-3] == f"  best job    shoal train {folder / 'best.py'}"
+    assert lines[-2] == f"  report      file://{folder / 'report.html'}"
+    assert lines[-1] == f"  record      shoal ui --runs {tmp_path}"
+
+
+def test_a_sweep_that_goes_on_does_not_tell_again_what_was() -> None:
+    stream, told = io.StringIO(), list(entries(6, 1000.0, ROOT))
+    state = state_of([*told, {**told[0], "time": 9000.0}])
+    with SweepTable(stream, clock=lambda: 9000.0) as display:
+        display.opened(state)
+        display.update(state)
+    (line,) = stream.getvalue().splitlines()
+    assert line.startswith("sweep: lr_schedule: 6 trials of gpt, 2 at once on 4 workers, TPE(seed=0)")
+    assert line.endswith("; 6 are over already")
 
 
 class Terminal(io.StringIO):
@@ -150,25 +169,25 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_on_a_terminal_the_table_is_drawn_over_and_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_terminal_the_table_is_drawn_over_and_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     stream, told = Terminal(), list(entries(6, 1000.0, ROOT))
     with SweepTable(stream, width=90, clock=lambda: 1000.0) as display:
         for count in range(1, len(told) + 1, 5):
-            display.update(state_of(ROOT, told[:count]))
+            display.update(state_of(told[:count]))
         drawn = stream.getvalue()
-        display.finished(state_of(ROOT, told), [("trials", "http://127.0.0.1:5000/" + "x" * 200)])
+        display.closed(state_of(told, tmp_path / ("x" * 200)))
     assert "trials over" in drawn
     assert "started" not in drawn.replace("starting", ""), "the table shows that"
     assert "RuntimeError" in drawn
     left = stream.getvalue().removeprefix(drawn).splitlines()
     assert any("sweep lr_schedule finished in " in line for line in left)
-    assert any(line.endswith("x" * 200) for line in left), "a link can be copied whole"
+    assert any(f"shoal ui --runs {tmp_path.parent}" in line for line in left), "a command can be copied whole"
 
 
 def test_quiet_tells_of_failures_and_of_the_end() -> None:
     stream, told = io.StringIO(), list(entries(6, 1000.0, ROOT))
     display = SweepTable(stream, quiet=True)
     for count in range(1, len(told) + 1):
-        display.update(state_of(ROOT, told[:count]))
+        display.update(state_of(told[:count]))
     assert [line.split(":")[0] for line in stream.getvalue().splitlines()] == ["failed"]

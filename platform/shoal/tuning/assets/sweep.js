@@ -21,7 +21,7 @@ function tiles() {
   tile("Stopped early", count(c["stopped-early"]), data.facts["early stopping"] ? data.facts["early stopping"].split("(")[0] : "no rule");
   tile("Failed", count(c.failed), c.failed ? "errors below" : "none");
   tile(`Best ${data.metric}`, best ? number(best.value, 5) : "–", best ? `trial ${best.number}` : "no value yet");
-  tile("Wall time", duration((data.ended || data.written) - data.started), "");
+  tile("Wall time", duration(data.elapsed), "");
   tile("Worker time", duration(cost.worker_seconds), "sum over all workers");
   tile("Cost", cost.dollars !== null ? money(cost.dollars) : cost.joules !== null ? amount("joules", cost.joules) : "–", cost.dollars !== null && cost.joules !== null ? amount("joules", cost.joules) : cost.dollars === null ? "no prices known" : "");
 }
