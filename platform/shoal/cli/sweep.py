@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +14,7 @@ from shoal.errors import ConfigError, Interrupted, TrainingFailed
 
 if TYPE_CHECKING:
     from shoal.tuning.recipe import SweepRecipe
-    from shoal.tuning.trials import SweepState, TrialRow
+    from shoal.tuning.trials import SweepState
 
 
 @click.command(short_help="Try many jobs made from one, and find the best.")
@@ -60,6 +60,7 @@ def sweep(
     on.
     """
     with told_as_json(as_json):
+        from shoal.cli.sweep_table import SweepTable
         from shoal.tuning.recipe import load_sweep
         from shoal.tuning.run import SweepOptions, run_sweep
 
@@ -72,69 +73,12 @@ def sweep(
         if dry_run:
             _list(loaded, options, as_json=as_json)
             return
-        state = run_sweep(loaded, options, Lines(sys.stderr if as_json else sys.stdout))
+        with SweepTable(sys.stderr if as_json else sys.stdout) as display:
+            state = run_sweep(loaded, options, display)
         if as_json:
             click.echo(json.dumps(_outcome(state)))
         codes = {"finished": 0, "stopped": Interrupted.exit_code}
         ctx.exit(codes.get(state.status, TrainingFailed.exit_code))
-
-
-class Lines:
-    """A line for whatever becomes of a trial."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._said: dict[int, str] = {}
-
-    def opened(self, state: SweepState) -> None:
-        facts = state.facts
-        self._write(f"sweep {state.name}: {facts.trials} trials of {facts.job}, {facts.at_once} at once, {facts.search}")
-
-    def update(self, state: SweepState) -> None:
-        for row in state.rows:
-            said = _line(row, state)
-            if self._said.get(row.number) != said:
-                self._said[row.number] = said
-                self._write(said)
-
-    def event(self, kind: str, text: str) -> None:
-        self._write(f"{kind}: {text}")
-
-    def closed(self, state: SweepState) -> None:
-        self.update(state)
-        for line in closing(state):
-            self._write(line)
-
-    def _write(self, line: str) -> None:
-        self._stream.write(line + "\n")
-        self._stream.flush()
-
-
-def closing(state: SweepState) -> list[str]:
-    """The lines that a sweep leaves on the screen."""
-    from shoal.tuning.recipe import BEST
-
-    counts = ", ".join(f"{count} {status}" for status, count in state.counts.items() if count)
-    lines = [f"{state.status}: {counts}; {state.reason}"]
-    if state.best is not None:
-        lines += [
-            f"  best        {state.facts.metric} {state.best.best:.6g}, trial {state.best.number}: {_fields(state.best)}",
-            f"  go on with  shoal train {Path(state.folder) / BEST}",
-        ]
-    lines.append(f"  sweep       {state.folder}")
-    if state.status != "finished":
-        lines.append(f"  resume      shoal sweep {state.facts.recipe} --resume {state.name}")
-    return lines
-
-
-def _line(row: TrialRow, state: SweepState) -> str:
-    value = f" {state.facts.metric} {row.metric:.4g} at step {row.step}" if row.metric is not None else ""
-    reason = f": {row.reason}" if row.reason and row.over else ""
-    return f"trial {row.number} {row.status}{value} ({_fields(row)}){reason}"
-
-
-def _fields(row: TrialRow) -> str:
-    return ", ".join(f"{n}={v:.4g}" if isinstance(v, float) else f"{n}={v}" for n, v in row.fields.items())
 
 
 def _outcome(state: SweepState) -> dict[str, Any]:

@@ -209,7 +209,7 @@ def _facts(state: SweepState) -> dict[str, str]:
         "recipe": facts.recipe,
         "metric": f"{facts.metric}, {'lowest' if facts.mode == 'min' else 'highest'} wins",
         "search": facts.search,
-        "early stopping": facts.stop_early and f"{facts.stop_early}, counted in {facts.resource}",
+        "early stopping": facts.stop_early,
         "objectives": ", ".join(facts.objectives),
         "trials": f"{facts.trials}, {facts.at_once} at once on {facts.workers} workers",
         "budget of the sweep": ", ".join(f"{value:g} {unit}" for unit, value in facts.budget.items()),
@@ -221,19 +221,27 @@ def _facts(state: SweepState) -> dict[str, str]:
 
 
 def space_in_words(facts: SweepFacts) -> dict[str, str]:
-    """{field: `0.0001 to 0.1, log scale`, or `one of 16, 32, 64`}."""
-    words: dict[str, list[str]] = {}
+    """{field: `0.0001 to 0.1, log scale`, or `one of 16, 32, 64`, or `0 to 0.2 (with schedule=Cosine or Rex)`}."""
+    words: dict[str, dict[str, list[str]]] = {}
     for domain in facts.space:
-        words.setdefault(domain["name"], []).append(_described(domain))
-    return {name: "; ".join(said) for name, said in words.items()}
+        alike = words.setdefault(domain["name"], {}).setdefault(_described(domain), [])
+        alike += [f"{name}={value}" for name, value in (domain.get("only_with") or {}).items()]
+    return {name: "; ".join(text + _only(families) for text, families in said.items()) for name, said in words.items()}
+
+
+def _only(families: list[str]) -> str:
+    if not families:
+        return ""
+    return f" (with {families[0]}{''.join(_or(f) for f in families[1:])})"
+
+
+def _or(family: str) -> str:
+    return f" or {family.partition('=')[2]}"
 
 
 def _described(domain: Mapping[str, Any]) -> str:
     if domain["kind"] == "choice":
-        text = "one of " + ", ".join(map(str, domain["values"]))
-    else:
-        step = f", in steps of {domain['step']:g}" if domain.get("step") else ""
-        scale = ", log scale" if domain.get("log") else ""
-        text = f"{domain['low']:g} to {domain['high']:g}{step}{scale}"
-    only = domain.get("only_with") or {}
-    return text + "".join(f" (only with {name}={value})" for name, value in only.items())
+        return "one of " + ", ".join(map(str, domain["values"]))
+    step = f", in steps of {domain['step']:g}" if domain.get("step") else ""
+    scale = ", log scale" if domain.get("log") else ""
+    return f"{domain['low']:g} to {domain['high']:g}{step}{scale}"

@@ -17,10 +17,12 @@ from shoal.job.store import decides, job_digest
 from shoal.launch.cluster import connect
 from shoal.launch.prepare import fresh_name
 from shoal.launch.signals import StopRequests
+from shoal.tracking.settings import absolute_uri
 from shoal.tuning.ledger import FILE, SweepLedger, sweep_folder
 from shoal.tuning.meter import Meter, Used
 from shoal.tuning.propose import need_optuna, propose
 from shoal.tuning.recipe import SweepRecipe, write_best
+from shoal.tuning.record import SweepRecord
 from shoal.tuning.space import Point, check, holds
 from shoal.tuning.spec import TPE, Sweep, check_amounts
 from shoal.tuning.sweeping import Sweeping
@@ -64,6 +66,9 @@ def run_sweep(recipe: SweepRecipe, options: SweepOptions, display: SweepDisplay)
     """
     checked = check_sweep(recipe, options)
     ledger = _open(recipe, checked, options)
+    record = SweepRecord(ledger.folder, ledger.state.facts, tracking_uri=options.tracking_uri or "")
+    checked = replace(checked, base=replace(checked.base, record=record.trial(-1)))
+    record.start()
     try:
         sweeping = Sweeping(checked.sweep, checked.base.runs, ledger, lambda row: _used_before(checked.base, row))
         display.opened(ledger.state)
@@ -73,6 +78,9 @@ def run_sweep(recipe: SweepRecipe, options: SweepOptions, display: SweepDisplay)
             write_best(recipe, state, state.best)
     finally:
         ledger.close()
+        unsent = record.close(ledger.state.status)
+    if unsent:
+        display.event("warning", f"MLflow lacks {unsent} entries; send them later: shoal runs send {state.name}")
     display.closed(state)
     return state
 
@@ -80,6 +88,7 @@ def run_sweep(recipe: SweepRecipe, options: SweepOptions, display: SweepDisplay)
 def check_sweep(recipe: SweepRecipe, options: SweepOptions) -> Checked:
     """Everything that can be checked before anything starts. Raises ConfigError and DataError."""
     sweep, job, runs = recipe.sweep, recipe.job, options.runs_dir.absolute()
+    absolute_uri(options.tracking_uri or "sqlite:///mlflow.db")
     if isinstance(sweep.search, TPE):
         need_optuna()
     check(sweep.axes, job)

@@ -19,6 +19,7 @@ from shoal.launch.signals import StopRequests
 from shoal.run_folder import RunFolder
 from shoal.state.store import CheckpointStore
 from shoal.tracking.ledger import is_written
+from shoal.tracking.settings import TrialOf
 from shoal.tuning.meter import Meter
 from shoal.tuning.orders import Ended, Evaluated, Order, Started
 from shoal.tuning.space import overrides
@@ -50,6 +51,8 @@ class Base:
     """Fewest and most workers of one trial."""
     overrides: tuple[str, ...] = ()
     """For every trial, before its own fields."""
+    record: TrialOf | None = None
+    """The sweep's record, below which those of the trials lie; its `number` is that of none."""
 
 
 def job_of(base: Base, fields: Mapping[str, Value]) -> Job:
@@ -125,7 +128,10 @@ class TrialRun:
 
     def _begin(self, base: Base) -> str:
         order = self.order
-        options = RunOptions(runs_dir=base.runs, tracking_uri=base.tracking_uri, name=order.run_id, recipe=base.recipe)
+        trial = replace(base.record, number=order.number) if base.record is not None else None
+        options = RunOptions(
+            runs_dir=base.runs, tracking_uri=base.tracking_uri, name=order.run_id, recipe=base.recipe, trial=trial
+        )
         if order.fork_from is not None:
             options = replace(options, resume=order.fork_from, fork=True)
         elif (base.runs / order.run_id / "run.json").exists():

@@ -109,7 +109,8 @@ def test_the_space_in_words() -> None:
     words = space_in_words(facts)
     assert words["optimizer.lr"] == "0.0001 to 0.03, log scale"
     assert words["batch.size"] == "one of 16, 32, 64, 128"
-    assert words["schedule.final"] == "0 to 0.3 (only with schedule=Rex)"
+    assert words["schedule.final"] == "0 to 0.3 (with schedule=Rex)"
+    assert words["schedule.warmup"] == "0 to 0.2 (with schedule=Constant or Cosine or Linear or Rex)"
 
 
 def test_the_highest_wins_where_the_mode_says_so() -> None:
