@@ -67,9 +67,7 @@ def sweep(
         if resume is not None and name is not None:
             raise ConfigError(f"--resume {resume} and --name {name} exclude each other: a sweep keeps its name")
         loaded = load_sweep(recipe, overrides)
-        options = SweepOptions(
-            runs_dir=runs_dir, name=name, resume=resume, address=address, tracking_uri=tracking_uri
-        )
+        options = SweepOptions(runs_dir=runs_dir, name=name, resume=resume, address=address, tracking_uri=tracking_uri)
         if dry_run:
             _list(loaded, options, as_json=as_json)
             return

@@ -209,6 +209,8 @@ class Sender:
         new = [Param(k, v) for k, v in given.items() if k not in known]
         note = self.subject.note(self.folder, experiment, self._run)
         tags = {**self.settings.tags, **changed, "mlflow.note.content": note}
+        for name, value in self.subject.experiment_tags(self.folder, self._run).items():
+            client.set_experiment_tag(experiment, name, value)
         for params in _batches(new, MAX_PARAMS):
             client.log_batch(self._run, params=params)
         for some in _batches([RunTag(clean_key(k), str(v)[:_MAX_TAG]) for k, v in tags.items()], MAX_TAGS):

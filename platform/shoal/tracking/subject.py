@@ -53,6 +53,10 @@ class Subject(Protocol):
         """The description in MLflow's UI, as Markdown: three lines, which is what it shows before "Show more"."""
         ...
 
+    def experiment_tags(self, folder: RunFolder, run: str) -> dict[str, str]:
+        """Tags of the whole experiment that belong to the MLflow run `run`."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingRun:
@@ -85,3 +89,6 @@ class TrainingRun:
             f"Go on from its last checkpoint: `shoal resume {folder.run_id}`  \n"
             f"Files: `{folder.path}`\n"
         )
+
+    def experiment_tags(self, folder: RunFolder, run: str) -> dict[str, str]:
+        return {}

@@ -11,12 +11,12 @@ from urllib.parse import quote
 from shoal.errors import ConfigError
 from shoal.job.recipe import shown
 from shoal.run_folder import RunFolder
-from shoal.tracking.sender import PARENT_TAG
 from shoal.tracking.settings import best_key, is_server
 from shoal.tracking.ui import TRAINING
 from shoal.tuning.ledger import FILE, SWEEPS
 from shoal.tuning.report import ranked
 from shoal.tuning.trials import read
+from shoal.tuning.view import MAX_TAG, search, view
 
 COMPARED = 100
 """Runs in one address, the best ones: with more, browsers and servers cut it off."""
@@ -29,13 +29,19 @@ def children_link(base_url: str, experiment: str, parent: str, *, metric: str, m
     """
     key = f"metrics.`{best_key(metric)}`"
     query = {
-        "searchFilter": f"tags.`{PARENT_TAG}` = '{parent}'",
+        "searchFilter": search(parent),
         "orderByKey": key,
         "orderByAsc": "true" if mode == "min" else "false",
         "compareRunsMode": "CHART",
     }
     said = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items())
     return f"{base_url.rstrip('/')}/#/experiments/{experiment}/runs?{TRAINING}&{said}"
+
+
+def view_link(base_url: str, experiment: str, parent: str) -> str:
+    """The same, with parallel coordinates, scatter and contour plots set up (`tuning.view`)."""
+    said = f"{TRAINING}&viewStateShareKey={parent}&compareRunsMode=CHART"
+    return f"{base_url.rstrip('/')}/#/experiments/{experiment}/runs?{said}"
 
 
 def compare_link(base_url: str, experiment: str, runs: Sequence[str]) -> str:
@@ -51,9 +57,12 @@ def links(folder: Path, base_url: str) -> dict[str, str]:
     place = _place(folder)
     if not place:
         return {}
-    experiment, state = str(place["experiment_id"]), read(folder / FILE)
+    experiment, parent, state = str(place["experiment_id"]), str(place["run_id"]), read(folder / FILE)
     facts = state.facts
-    found = {"trials": children_link(base_url, experiment, str(place["run_id"]), metric=facts.metric, mode=facts.mode)}
+    if len(view(facts, parent)) <= MAX_TAG:
+        found = {"trials": view_link(base_url, experiment, parent)}
+    else:
+        found = {"trials": children_link(base_url, experiment, parent, metric=facts.metric, mode=facts.mode)}
     runs = [run for row in ranked(state)[:COMPARED] if (run := _place(Path(row.folder)).get("run_id"))]
     if len(runs) > 1:
         found["compared"] = compare_link(base_url, experiment, [str(run) for run in runs])

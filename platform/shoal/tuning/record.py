@@ -30,6 +30,7 @@ from shoal.tuning.ledger import FILE, SWEEPS
 from shoal.tuning.links import children_link
 from shoal.tuning.recipe import BEST
 from shoal.tuning.trials import SweepFacts, read
+from shoal.tuning.view import MAX_TAG, VIEW_TAG, view
 
 FAILED = "failed_trials"
 """Tag with the errors of trials that failed."""
@@ -132,14 +133,12 @@ def send_sweep(folder: Path) -> Iterator[tuple[str, int]]:
 class SweepSubject:
     """A sweep, as the record sees it."""
 
-    metric: str
-    mode: str
     files: ClassVar[tuple[str, ...]] = ()
     last_files: ClassVar[tuple[str, ...]] = (BEST, report.SUMMARY)
 
     @classmethod
     def of(cls, settings: RecordSettings) -> Subject:
-        return cls(settings.params["metric"], settings.params["mode"])
+        return cls()
 
     def ledger(self, folder: RunFolder) -> Path:
         return folder.path / FILE
@@ -156,12 +155,17 @@ class SweepSubject:
 
     def note(self, folder: RunFolder, experiment: str, run: str) -> str:
         page = f"#/experiments/{experiment}/runs/{run}/artifacts/{report.REPORT}"
-        charts = children_link("", experiment, run, metric=self.metric, mode=self.mode).removeprefix("/")
+        facts = read(self.ledger(folder)).facts
+        charts = children_link("", experiment, run, metric=facts.metric, mode=facts.mode).removeprefix("/")
         return (
             f"[**Report**: what was tried, and what came of it, on one page]({page})  \n"
             f"[The trials as charts]({charts}), without their parent  \n"
             f"Files: `{folder.path}`\n"
         )
+
+    def experiment_tags(self, folder: RunFolder, run: str) -> dict[str, str]:
+        made = view(read(self.ledger(folder)).facts, run)
+        return {VIEW_TAG + run: made} if len(made) <= MAX_TAG else {}
 
 
 def parcels(scanned: Iterator[tuple[Entry, int]], progress: Progress) -> Iterator[Parcel]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, unquote
 
@@ -21,6 +22,7 @@ from shoal.tuning.ledger import FILE
 from shoal.tuning.links import children_link, compare_link, links, newest_sweep, where_recorded
 from shoal.tuning.record import FAILED, SweepRecord, parcels, send_sweep
 from shoal.tuning.trials import SweepState, read
+from shoal.tuning.view import VIEW_TAG, view
 from tests.support.mlflow_store import history
 from tests.support.sweeps import entries, facts, write_sweep
 
@@ -96,6 +98,8 @@ def test_one_parent_and_one_child_for_each_trial(tmp_path: Path, store: str) -> 
     assert parent.data.tags[FAILED].startswith("2: RuntimeError: CUDA out of memory")
     assert {p.path for p in client.list_artifacts(parent.info.run_id)} == {"report.html", "best.py", "sweep.json"}
     assert json.loads((folder / "sweep.json").read_text())["best"] == best.number
+    shared = client.get_experiment(parent.info.experiment_id).tags[VIEW_TAG + parent.info.run_id]
+    assert json.loads(shared)["searchFilter"] == f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
 
 
 def test_a_dead_server_stops_nothing_and_all_is_sent_later(tmp_path: Path, store: str) -> None:
@@ -210,12 +214,28 @@ def test_links_say_what_to_show(tmp_path: Path) -> None:
     for row in read(folder / FILE).rows:
         RunFolder(Path(row.folder)).update(mlflow={"experiment_id": "7", "run_id": f"r{row.number}"})
     both = links(folder, "http://h:1")
-    assert both["trials"] == link
+    assert both["trials"] == (
+        "http://h:1/#/experiments/7/runs?workflowType=machine_learning&viewStateShareKey=abc&compareRunsMode=CHART"
+    )
     assert '"r0"' in unquote(both["compared"])
     assert '"r2"' not in unquote(both["compared"]), "a failed trial has nothing to compare"
     assert where_recorded(folder) == list(both.values())
     assert newest_sweep(tmp_path) == folder
     assert newest_sweep(tmp_path / "elsewhere") is None
+
+
+def test_the_view_shows_what_was_searched() -> None:
+    said = json.loads(view(facts(4), "abc"))
+    assert said["searchFilter"] == "tags.`mlflow.parentRunId` = 'abc'"
+    assert (said["orderByKey"], said["orderByAsc"]) == ("metrics.`best_val_loss`", True)
+    cards = {card["type"]: card for card in said["compareRunCharts"]}
+    assert list(cards) == ["PARALLEL", "SCATTER", "CONTOUR", "LINE"]
+    assert cards["PARALLEL"]["selectedParams"] == ["log10_lr", "batch.size", "schedule"], "those that all trials have"
+    assert cards["PARALLEL"]["selectedMetrics"] == ["best_val_loss"]
+    assert cards["CONTOUR"]["xaxis"]["key"] == "log10_lr"
+    assert {card["metricSectionId"] for card in said["compareRunCharts"]} == {"Sweep"}
+    one = replace(facts(4), space=({"name": "seed", "kind": "choice", "values": [1, 2]},))
+    assert [card["type"] for card in json.loads(view(one, "abc"))["compareRunCharts"]].count("CONTOUR") == 0
 
 
 def test_a_place_that_holds_no_record_is_refused_at_once(tmp_path: Path) -> None:
