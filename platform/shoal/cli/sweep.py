@@ -66,9 +66,7 @@ def sweep(
         if resume is not None and name is not None:
             raise ConfigError(f"--resume {resume} and --name {name} exclude each other: a sweep keeps its name")
         loaded = load_sweep(recipe, overrides)
-        options = SweepOptions(
-            runs_dir=runs_dir, name=name, resume=resume, address=address, tracking_uri=tracking_uri
-        )
+        options = SweepOptions(runs_dir=runs_dir, name=name, resume=resume, address=address, tracking_uri=tracking_uri)
         if dry_run:
             _list(loaded, options, as_json=as_json)
             return
@@ -88,7 +86,9 @@ class Lines:
 
     def opened(self, state: SweepState) -> None:
         facts = state.facts
-        self._write(f"sweep {state.name}: {facts.trials} trials of {facts.job}, {facts.at_once} at once, {facts.search}")
+        self._write(
+            f"sweep {state.name}: {facts.trials} trials of {facts.job}, {facts.at_once} at once, {facts.search}"
+        )
 
     def update(self, state: SweepState) -> None:
         for row in state.rows:
@@ -118,7 +118,7 @@ def closing(state: SweepState) -> list[str]:
     lines = [f"{state.status}: {counts}; {state.reason}"]
     if state.best is not None:
         lines += [
-            f"  best        {state.facts.metric} {state.best.best:.6g}, trial {state.best.number}: {_fields(state.best)}",
+            f"  best        trial {state.best.number}: {state.facts.metric} {state.best.best:.6g}, {_fields(state.best)}",
             f"  go on with  shoal train {Path(state.folder) / BEST}",
         ]
     lines.append(f"  sweep       {state.folder}")
