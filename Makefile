@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 SET ?=
 
-.PHONY: help train test unit cluster gpu lint churn bench ui clean
+.PHONY: help train sweep test unit cluster gpu lint churn bench ui clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -41,6 +41,9 @@ bench: $(READY)  ## the measurements behind benchmarks/README.md
 	$(BIN)/python -m benchmarks.reshard
 	$(BIN)/python -m benchmarks.exact
 	$(BIN)/python -m benchmarks.data_efficiency
+
+sweep: $(READY)  ## find a schedule and a batch size for the language model, in a few minutes
+	$(BIN)/shoal sweep tuning/lr_schedule.py $(foreach s,$(SET),--set $(s))
 
 ui: $(READY)  ## the record in a browser
 	$(BIN)/shoal ui

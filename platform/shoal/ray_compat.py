@@ -85,7 +85,7 @@ def quiet_driver() -> None:
 
 
 def quiet_tune() -> None:
-    """Ray Tune as `TUNE_SETTINGS` say, and silent but for what ends a sweep: its trials are shown by the sweep itself."""
+    """Ray Tune as `TUNE_SETTINGS` say, and silent: the sweep itself shows its trials."""
     os.environ.update(TUNE_SETTINGS)
     for name in ("ray.tune", "ray.air", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -39,6 +39,10 @@ PURE = (
     "shoal.audit.chain",
     "shoal.audit.epochs",
     "shoal.optim.schedules",
+    "shoal.tuning.space",
+    "shoal.tuning.spec",
+    "shoal.tuning.trials",
+    "shoal.tuning.sweeping",
 )
 """Import neither Ray nor torch."""
 
@@ -64,11 +68,11 @@ MAY_IMPORT = {
     "audit": "errors digests positions job run_folder data tracking.ledger",
     "worker": "__version__ errors digests job membership optim data state engines tasks ray_compat orphans",
     "coordinator": "errors positions job membership data state tasks tracking worker ray_compat run_folder",
-    "tuning": "errors job locks run_folder tracking launch coordinator.status cli.text optim.schedules",
+    "tuning": "errors job run_folder ray_compat data.sources state.store tracking coordinator.status launch cli.text",
     "launch": "errors positions job data state tasks tracking coordinator audit ray_compat run_folder cli.display",
-    "cli": "errors environment __version__ run_folder job data tasks tracking audit coordinator.status launch tuning "
-    "optim.schedules",
-    "__init__": "job tasks launch",
+    "cli": "errors environment __version__ run_folder job data tasks tracking audit coordinator.status launch "
+    "optim.schedules tuning",
+    "__init__": "job tasks launch tuning",
     "__main__": "cli",
 }
 

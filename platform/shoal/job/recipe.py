@@ -63,8 +63,8 @@ def load_recipe(reference: str | Path) -> Recipe:
 
 
 def load_value(reference: str | Path, name: str, kind: type[T]) -> tuple[T, Path, str, tuple[Path, ...]]:
-    """As `load_recipe`, for recipes of another kind: (the value of `name`, or of the name in `reference`; the file; that
-    name; the files of the recipe's own modules)."""
+    """As `load_recipe`, for recipes of another kind: (the value of `name`, or of the name in `reference`; the file; the
+    value's name; the files of the recipe's own modules)."""
     path, name = _locate(str(reference), name)
     value, own = _load(path, name, kind)
     return value, path, name, tuple({p for p in own.values() if p})

@@ -37,7 +37,7 @@ class RunOptions:
     new_data: bool = False
     """Continue although the data, or their order, are not those of the checkpoint: in a new run."""
     fork: bool = False
-    """With `resume`: begin a new run from that checkpoint, also with the same job, whether or not the old one goes on."""
+    """With `resume`: begin a new run from that checkpoint, also with the same job, and while the old one goes on."""
     storage_uri: str | None = None
     """Where checkpoints and the exported model go; default: the run folder."""
     if_detached: Literal["stop", "continue"] = "stop"

@@ -61,30 +61,33 @@ def _base(reference: str, path: Path) -> str:
 
 def write_best(recipe: SweepRecipe, state: SweepState, row: TrialRow) -> Path:
     """Write `best.py` into the sweep's folder, beside copies of the files that it needs; returns its path."""
-    folder = Path(state.folder)
-    of, sources = (recipe.path, recipe.sources) if recipe.base is None else (recipe.base.path, recipe.base.sources)
-    said = [*recipe.asked, *overrides(row.fields)]
-    if not sources:  # the base job is a saved one
-        (folder / "base.pkl").write_bytes(by_value.dumps(recipe.job))
-        begin = 'base = load_recipe(Path(__file__).with_name("base.pkl")).job'
-        imports = "from pathlib import Path\n\nfrom shoal.job.overrides import apply\nfrom shoal.job.recipe import load_recipe\n"
-    else:
-        for source in sources:
-            target = folder / source.relative_to(of.parent)
-            if target.name == BEST:
-                raise ConfigError(f"{source} is named as the file that the sweep writes; rename it")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
-        name = recipe.base.name if recipe.base is not None else recipe.name
-        imports = "from importlib import import_module\n\nfrom shoal.job.overrides import apply\n"
-        begin = f'base = getattr(import_module("{of.stem}"), "{name}")'
-        begin += "\nbase = base.job" if recipe.base is None else ""
-        begin += "\nbase = base() if callable(base) else base"
-    listed = "".join(f"        {one!r},\n" for one in said)
-    path = folder / BEST
+    path = Path(state.folder) / BEST
+    listed = "".join(f"        {one!r},\n" for one in (*recipe.asked, *overrides(row.fields)))
     path.write_text(
-        f'"""The best of {len(state.rows)} trials of the sweep {state.name}: {state.facts.metric} {row.best:.6g}, trial '
-        f'{row.number} ({row.run_id}).\n\nshoal train {shown(path)}\n"""\n\n{imports}\n{begin}\njob = apply(\n    base,\n'
-        f"    [\n{listed}    ],\n)\n"
+        f'"""The best of {len(state.rows)} trials of the sweep {state.name}: {state.facts.metric} {row.best:.6g} in '
+        f"trial {row.number} ({row.run_id}).\n\nshoal train {shown(path)}\n"
+        f'"""\n\n{_kept_base(recipe, path.parent)}\njob = apply(\n    base,\n    [\n{listed}    ],\n)\n'
     )
     return path
+
+
+def _kept_base(recipe: SweepRecipe, folder: Path) -> str:
+    """Lines that get `base` and `apply`, with the files that they need put into `folder`."""
+    of = recipe.path if recipe.base is None else recipe.base.path
+    name = recipe.name if recipe.base is None else recipe.base.name
+    sources = recipe.sources if recipe.base is None else recipe.base.sources
+    apply_ = "from shoal.job.overrides import apply\n"
+    if not sources:  # a job that was saved without its recipe
+        (folder / "base.pkl").write_bytes(by_value.dumps(recipe.job))
+        imports = f"from pathlib import Path\n\n{apply_}from shoal.job.recipe import load_recipe\n"
+        return f'{imports}\nbase = load_recipe(Path(__file__).with_name("base.pkl")).job'
+    for source in sources:
+        target = folder / source.relative_to(of.parent)
+        if target.name == BEST:
+            raise ConfigError(f"{source} has the name of the file that the sweep writes; rename it")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    # By name, because a recipe's need not be a word of Python.
+    imports = f"from importlib import import_module\n\n{apply_}"
+    made = f'made = getattr(import_module("{of.stem}"), "{name}")\nmade = made() if callable(made) else made'
+    return f"{imports}\n{made}\nbase = made{'.job' if recipe.base is None else ''}"

@@ -33,44 +33,43 @@ RUNGS = 20
 def scheduler_of(sweep: Sweep) -> TrialScheduler:
     """Ray Tune's scheduler for the sweep's rule."""
     rule, search = sweep.stop_early, sweep.search
+    # Tune's annotations say that amounts are whole numbers; its code takes any.
     common: dict[str, Any] = {"time_attr": AMOUNT, "metric": VALUE, "mode": sweep.mode}
     if isinstance(rule, ASHA):
         # `max_t` only bounds the number of rungs: it is the budget that ends a trial.
-        most = rule.grace * min(rule.reduction**RUNGS, 1e200)
-        return AsyncHyperBandScheduler(
-            **common, max_t=most, grace_period=rule.grace, reduction_factor=rule.reduction, stop_last_trials=False
-        )
+        common |= {"max_t": rule.grace * min(rule.reduction**RUNGS, 1e200), "grace_period": rule.grace}
+        return AsyncHyperBandScheduler(**common, reduction_factor=rule.reduction, stop_last_trials=False)
     if isinstance(rule, Median):
         # An endless time slice: a trial is stopped or goes on, but never pauses for another one.
-        return MedianStoppingRule(
-            **common, grace_period=rule.grace, min_samples_required=rule.at_least, min_time_slice=math.inf
-        )
+        common |= {"grace_period": rule.grace, "min_time_slice": math.inf}
+        return MedianStoppingRule(**common, min_samples_required=rule.at_least)
     if isinstance(rule, HyperBand):
         # Its brackets have as many trials as `max_t` has powers: count in units of `smallest` (see `told`).
-        most = rule.longest / rule.smallest
-        return HyperBandScheduler(**common, max_t=most, reduction_factor=rule.reduction, stop_last_trials=False)
-    if isinstance(search, Population):
-        domains = {axis.name: axis.domain for axis in sweep.axes}
-        mutations = {
-            name: list(d.values) if isinstance(d, Choice)
-            else tune.loguniform(d.low, d.high) if d.log
-            else tune.uniform(d.low, d.high)
-            for name, d in domains.items()
-        }  # fmt: skip
+        common |= {"max_t": rule.longest / rule.smallest}
+        return HyperBandScheduler(**common, reduction_factor=rule.reduction, stop_last_trials=False)
+    return _population(sweep, search, common) if isinstance(search, Population) else FIFOScheduler()
 
-        def clipped(config: dict[str, Any]) -> dict[str, Any]:
-            return {**config, "fields": {name: domains[name].clip(v) for name, v in config["fields"].items()}}
 
-        return PopulationBasedTraining(
-            **common,
-            perturbation_interval=search.every,
-            hyperparam_mutations={"fields": mutations},
-            quantile_fraction=search.quantile,
-            resample_probability=search.resample,
-            custom_explore_fn=clipped,
-            log_config=False,
-        )
-    return FIFOScheduler()
+def _population(sweep: Sweep, search: Population, common: dict[str, Any]) -> TrialScheduler:
+    domains = {axis.name: axis.domain for axis in sweep.axes}
+    mutations = {
+        name: list(d.values) if isinstance(d, Choice)
+        else tune.loguniform(d.low, d.high) if d.log
+        else tune.uniform(d.low, d.high)
+        for name, d in domains.items()
+    }  # fmt: skip
+
+    def clipped(config: dict[str, Any]) -> dict[str, Any]:
+        return {**config, "fields": {name: domains[name].clip(v) for name, v in config["fields"].items()}}
+
+    common |= {"perturbation_interval": search.every, "hyperparam_mutations": {"fields": mutations}}
+    return PopulationBasedTraining(
+        **common,
+        quantile_fraction=search.quantile,
+        resample_probability=search.resample,
+        custom_explore_fn=clipped,
+        log_config=False,
+    )
 
 
 def told(sweep: Sweep, point: Point) -> dict[str, float]:
@@ -96,7 +95,7 @@ class Rule(TrialScheduler):
         if isinstance(self._sweep.stop_early, (ASHA, Median)):
             for row in sweeping.state.rows:
                 if row.over and row.status in ("finished", "stopped-early"):
-                    past = _Past(row.number)
+                    past: Any = _Past(row.number)
                     self._inner.on_trial_add(_NOBODY, past)
                     self._replay(past, row)
 

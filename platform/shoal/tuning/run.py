@@ -94,15 +94,15 @@ def check_sweep(recipe: SweepRecipe, options: SweepOptions) -> Checked:
     check(sweep.axes, job)
     if job.workers.min > sweep.workers:
         raise ConfigError(
-            f"workers={sweep.workers} of the sweep are fewer than one trial needs (workers.min={job.workers.min} of the "
-            f"job); raise workers, or set job.workers.min lower"
+            f"workers={sweep.workers} of the sweep are fewer than one trial needs, job.workers.min={job.workers.min}; "
+            f"raise workers, or lower job.workers.min"
         )
     at_once = min(sweep.at_once, sweep.workers // job.workers.min)
     sweep = replace(sweep, at_once=at_once)
     sources = resolve(job.data, runs, tuple(job.task.columns))
     if sources.validation is None:
         raise ConfigError(
-            f"trials are compared by {sweep.metric}, but {job.name} has no validation data; set data.validation in the job"
+            f"trials are compared by {sweep.metric}, but {job.name} has no validation data; set data.validation"
         )
     steps = total_steps(job, sources.train.samples)
     samples = float(positions_of(job, steps).total)

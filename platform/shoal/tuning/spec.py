@@ -125,7 +125,8 @@ class HyperBand:
         finite("HyperBand.longest", self.longest)
         if not self.longest > self.smallest:
             raise ConfigError(
-                f"HyperBand.longest={self.longest!r} must be what a whole trial uses, more than smallest={self.smallest!r}"
+                f"HyperBand.longest={self.longest!r} must be what a whole trial uses, and more than "
+                f"smallest={self.smallest!r}"
             )
 
 

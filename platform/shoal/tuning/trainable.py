@@ -39,9 +39,13 @@ def from_config(config: Mapping[str, Any]) -> Order:
 class TrialActor(tune.Trainable):
     """One trial after another."""
 
-    def setup(self, config: dict[str, Any], base: Base, keeps_training: bool) -> None:
-        """`keeps_training`: a checkpoint is asked for while the run goes on (population); else to pause it."""
-        self._base, self._keeps_training = base, keeps_training
+    def setup(self, config: dict[str, Any], **given: Any) -> None:
+        """`base`: a Base. `keeps_training`: a checkpoint is asked for while the run goes on (population); else to pause
+        it."""
+        self._base: Base = given["base"]
+        self._keeps_training: bool = given["keeps_training"]
+        self._run: TrialRun | None = None
+        self._order: Order = from_config(config)
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -76,7 +80,6 @@ class TrialActor(tune.Trainable):
     def _take(self, config: dict[str, Any]) -> None:
         os.chdir(self._base.cwd)  # Tune moves each trial into a folder of its own
         self._order = from_config(config)
-        self._run: TrialRun | None = None
         self._last = self._order.after
 
     def _next(self) -> Said:
