@@ -83,9 +83,9 @@ class SweepTable:
     def update(self, state: SweepState) -> None:
         """Show `state`, and what happened since the last time."""
         now = self._clock()
-        for kind, text in self._news.of(state, now):
+        for kind, text, more in self._news.of(state, now):
             if kind == "failed" or (not self._quiet and (self._live is None or kind in LOUD)):
-                self.event(kind, text)
+                self.event(kind, f"{text} · {more}" if more and self._live is None else text)
         if self._live is not None and self._console is not None:
             from rich.text import Text
 

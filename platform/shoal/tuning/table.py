@@ -282,6 +282,8 @@ class Event(NamedTuple):
 
     kind: str
     text: str
+    more: str = ""
+    """How the sweep stands then, for where no table shows it."""
 
 
 class News:

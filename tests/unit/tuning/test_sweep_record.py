@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,9 @@ from click.testing import CliRunner
 
 from shoal.cli.main import shoal
 from shoal.errors import ConfigError
+from shoal.job.fields import recorded_values
+from shoal.job.overrides import apply
+from shoal.job.recipe import load_recipe
 from shoal.run_folder import RunFolder
 from shoal.tracking.ledger import Ledger
 from shoal.tracking.points import Progress
@@ -23,7 +28,7 @@ from shoal.tuning.links import children_link, compare_link, links, newest_sweep,
 from shoal.tuning.record import FAILED, SweepRecord, parcels, send_sweep
 from shoal.tuning.trials import SweepState, read
 from shoal.tuning.view import VIEW_TAG, view
-from tests.support.mlflow_store import history
+from tests.support.mlflow_store import history, wait_until
 from tests.support.sweeps import entries, facts, write_sweep
 
 pytestmark = pytest.mark.unit
@@ -163,6 +168,36 @@ def test_sweeps_of_one_name_in_two_places_are_two_runs(tmp_path: Path, store: st
         assert record.close("finished", deadline_s=60) == 0
         found.append(place(folder)["run_id"])
     assert len(set(found)) == 2
+
+
+def test_a_sweep_whose_process_died_is_closed_by_the_next_one(tmp_path: Path, store: str) -> None:
+    from mlflow import MlflowClient
+
+    dead = write_sweep(tmp_path, 4, began=time.time() - 600, over=False, with_runs=False)
+    record = SweepRecord(dead, facts(4), tracking_uri=store)
+    record.start()
+    wait_until(lambda: "mlflow" in RunFolder(dead).read(), 60, "the connection to MLflow")
+    record.close("running", deadline_s=60)
+    run = place(dead)["run_id"]
+    assert MlflowClient(store).get_run(run).info.status == "RUNNING"
+    RunFolder(dead).update(owner={"pid": 2**22 + 1, "started": 1.0, "host": socket.gethostname()})
+    alive = dead.with_name("next")
+    shutil.copytree(dead, alive)
+    for name in ("run.json", "record.json"):
+        (alive / name).unlink()
+    other = SweepRecord(alive, facts(4), tracking_uri=store)
+    other.start()
+    other.close("finished", deadline_s=60)
+    assert MlflowClient(store).get_run(run).info.status == "KILLED"
+    assert RunFolder(dead).read()["status"] == "died"
+
+
+def test_every_run_says_what_charts_need() -> None:
+    job = load_recipe("jobs/digits.py").job
+    said = recorded_values(apply(job, ["optimizer.lr=0.001", "schedule=Rex(final=0.2)"]))
+    assert (said["log10_lr"], said["schedule.family"], said["schedule.final"]) == ("-3", "Rex", "0.2")
+    composed = recorded_values(apply(job, ["schedule=Piecewise(pieces=((0.5, Constant), (0.5, Linear)))"]))
+    assert composed["schedule.family"] == "Piecewise"
 
 
 def test_wherever_the_sender_stopped_the_rest_is_the_same() -> None:

@@ -112,20 +112,20 @@ def test_each_thing_that_happens_is_told_once() -> None:
         state = heard(ROOT, state, entry)
         said += list(news.of(state, entry["time"]))
     assert state is not None
-    kinds = [kind for kind, _ in said]
+    kinds = [event.kind for event in said]
     assert kinds.count("started") == 12
     for status, count in state.counts.items():
         if status in ("finished", "stopped-early", "failed"):
             assert kinds.count(status) == count
-    assert [text for kind, text in said if kind == "failed"] == [
+    assert [event.text for event in said if event.kind == "failed"] == [
         "trial 2: RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB · 0/300 steps"
     ]
-    bests = [float(text.split()[1]) for kind, text in said if kind == "best"]
+    bests = [float(event.text.split()[1]) for event in said if event.kind == "best"]
     assert bests == sorted(bests, reverse=True)
     assert bests
     again = {"kind": "continued", "time": 2e3, "trial": 1, "run": "r-2", "folder": "r", "fields": {"seed": 3}}
     assert list(news.of(heard(ROOT, state, {**again, "parent": 0}), 2e3)) == [
-        ("started", "trial 1 goes on from trial 0: seed=3")
+        ("started", "trial 1 goes on from trial 0: seed=3", "")
     ]
 
 
@@ -147,6 +147,7 @@ def test_into_a_pipe_goes_one_plain_line_for_each_event(tmp_path: Path) -> None:
     assert "\x1b" not in stream.getvalue()
     assert sum(line.startswith("started: ") for line in lines) == 6
     assert any(line.startswith("failed: trial 2: RuntimeError") for line in lines)
+    assert any(line.startswith("best: val/loss ") and " of 6 trials over" in line for line in lines)
     assert any(line.startswith("sweep lr_schedule finished in ") for line in lines)
     assert lines[-3] == f"  best job    shoal train {folder / 'best.py'}"
     assert lines[-2] == f"  report      file://{folder / 'report.html'}"
