@@ -68,7 +68,7 @@ def train(
             mine = (bounds or even_bounds(job.batch.virtual_shards, size))[rank : rank + 2]
             engine.note([note_of(step, shard) for shard in range(*mine)])
             outcome.norms.append(
-                engine.update(learning_rate(job.optimizer.lr, job.schedule, step, TOTAL)),
+                engine.update(learning_rate(job.optimizer.lr, job.schedule, step / TOTAL)),
             )
             outcome.losses.append(engine.step_losses())
             outcome.notes.append(engine.step_notes())
@@ -173,7 +173,7 @@ def plain(job: Job, steps: int, *, by_shard: bool = False) -> tuple[dict[str, to
         norm = torch.nn.utils.clip_grad_norm_(parameters, job.optimizer.clip_norm or float("inf"), foreach=True)
         norms.append(float(norm))
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(job.optimizer.lr, job.schedule, step, TOTAL)
+            group["lr"] = learning_rate(job.optimizer.lr, job.schedule, step / TOTAL)
         optimizer.step()
         optimizer.zero_grad()
     return {n: t.detach().clone() for n, t in (*model.named_parameters(), *model.named_buffers())}, norms

@@ -184,7 +184,7 @@ def go_on(
             engine.write_state(reader(given), given[0].scalars, given[0].buffers, shared=False)
         for step in range(steps[0] + 1, steps[1] + 1):
             run_step(engine, job, rank, size, step)
-            engine.update(learning_rate(job.optimizer.lr, job.schedule, step, TOTAL))
+            engine.update(learning_rate(job.optimizer.lr, job.schedule, step / TOTAL))
         assert engine.applied == steps[1]
         return engine.read_state()
     finally:
