@@ -15,7 +15,7 @@ from shoal.engines.micro_batches import even_bounds, plan
 from shoal.engines.protocol import Engine, ReadState
 from shoal.engines.randomness import seed_shard
 from shoal.job import Job
-from shoal.optim.optimizers import make_optimizer
+from shoal.optim.optimizers import hidden_weights, make_optimizer
 from shoal.optim.schedules import learning_rate
 from shoal.state.layout import Extent, Shard, offsets
 from tests.support.engine_tasks import rows
@@ -147,7 +147,8 @@ def plain(job: Job, steps: int, *, by_shard: bool = False) -> tuple[dict[str, to
     over the whole batch. Running statistics follow the rule of `shoal.engines.buffers`.
     """
     model = build_model(job).train()
-    optimizer = make_optimizer(job.optimizer, model.named_parameters(), torch.device("cpu"))
+    cpu = torch.device("cpu")
+    optimizer = make_optimizer(job.optimizer, model.named_parameters(), cpu, hidden_weights(model))
     parameters = [p for p in model.parameters() if p.requires_grad]
     shards = job.batch.virtual_shards if by_shard else 1
     per_pass = job.batch.size // shards

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from shoal.errors import ConfigError
 from shoal.job.augment import Augmentation, check_augmentations, check_fit
-from shoal.job.checks import at_least, choice, fraction, positive
+from shoal.job.checks import at_least, choice, positive
+from shoal.job.optimizers import Optimizer, check_engine
 from shoal.job.sampling import Curriculum, LengthWarmup, Selection, Source, check_selection
 from shoal.job.schedules import Cosine, Schedule, check_schedule
 from shoal.job.transforms import Transform, check_transforms
@@ -116,40 +117,6 @@ class Batch:
     def shard_size(self) -> int:
         """Samples in one virtual shard."""
         return self.size // self.virtual_shards
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Optimizer:
-    """The update rule. Parameters with fewer than two dimensions are not decayed."""
-
-    name: Literal["adamw", "sgd"] = "adamw"
-    lr: float = 1e-3
-    """Peak learning rate; the schedule scales it."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    momentum: float = 0.9
-    """For sgd."""
-    weight_decay: float = 0.1
-    clip_norm: float | None = 1.0
-    """Largest global gradient norm; None: no clipping."""
-    ema: float | None = None
-    """Decay per step of a moving average of the weights, for example 0.999; evaluation and the export then use the
-    average, training and checkpoints keep both. None: no average."""
-
-    def __post_init__(self) -> None:
-        choice("optimizer.name", self.name, ("adamw", "sgd"))
-        positive("optimizer.lr", self.lr)
-        positive("optimizer.eps", self.eps)
-        at_least("optimizer.weight_decay", self.weight_decay, 0)
-        fraction("optimizer.momentum", self.momentum)
-        if len(self.betas) != 2:
-            raise ConfigError(f"optimizer.betas={self.betas!r} must be two numbers, for example (0.9, 0.95)")
-        for beta in self.betas:
-            fraction("optimizer.betas", beta)
-        if self.clip_norm is not None:
-            positive("optimizer.clip_norm", self.clip_norm)
-        if self.ema is not None:
-            fraction("optimizer.ema", self.ema)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -328,6 +295,7 @@ class Job:
         if not self.name or any(c in self.name for c in "/\\ \t\n"):
             raise ConfigError(f"name={self.name!r} must be a word that can name a folder (no spaces, no slashes)")
         check_schedule("schedule", self.schedule)
+        check_engine(self.optimizer, self.engine.name)
         check_fit(self.data.augment, self.task, self.batch.shard_size)
         check_selection(self.data.selection, self.task, self.batch.shard_size)
         _check_foreseen(self)
