@@ -11,7 +11,7 @@ job = shoal.Job(
     task=LanguageModel(context=128, layers=3, heads=4, width=128),
     data=shoal.Data(train="builtin:stdlib", block=129),
     batch=shoal.Batch(size=32, virtual_shards=8),
-    optimizer=shoal.Optimizer(name="adamw", lr=4e-3, betas=(0.9, 0.95), weight_decay=0.1, clip_norm=1.0),
+    optimizer=shoal.Optimizer(name="adamw", lr=4e-3, clip_norm=1.0),
     schedule=shoal.Cosine(warmup=0.1, final=0.05),
     budget=shoal.Budget(steps=300),
     workers=shoal.Workers(min=1, max=2),

@@ -15,7 +15,7 @@ from shoal.engines.micro_batches import even_bounds, plan
 from shoal.engines.protocol import Engine, ReadState
 from shoal.engines.randomness import seed_shard
 from shoal.job import Job
-from shoal.optim.optimizers import make_optimizer
+from shoal.optim.optimizers import hidden_weights, make_optimizer
 from shoal.optim.schedules import learning_rate
 from shoal.state.layout import Extent, Shard, offsets
 from tests.support.engine_tasks import rows
@@ -68,7 +68,7 @@ def train(
             mine = (bounds or even_bounds(job.batch.virtual_shards, size))[rank : rank + 2]
             engine.note([note_of(step, shard) for shard in range(*mine)])
             outcome.norms.append(
-                engine.update(learning_rate(job.optimizer.lr, job.schedule, step, TOTAL)),
+                engine.update(learning_rate(job.optimizer.lr, job.schedule, step / TOTAL)),
             )
             outcome.losses.append(engine.step_losses())
             outcome.notes.append(engine.step_notes())
@@ -147,7 +147,8 @@ def plain(job: Job, steps: int, *, by_shard: bool = False) -> tuple[dict[str, to
     over the whole batch. Running statistics follow the rule of `shoal.engines.buffers`.
     """
     model = build_model(job).train()
-    optimizer = make_optimizer(job.optimizer, model.named_parameters(), torch.device("cpu"))
+    cpu = torch.device("cpu")
+    optimizer = make_optimizer(job.optimizer, model.named_parameters(), cpu, hidden_weights(model))
     parameters = [p for p in model.parameters() if p.requires_grad]
     shards = job.batch.virtual_shards if by_shard else 1
     per_pass = job.batch.size // shards
@@ -173,7 +174,7 @@ def plain(job: Job, steps: int, *, by_shard: bool = False) -> tuple[dict[str, to
         norm = torch.nn.utils.clip_grad_norm_(parameters, job.optimizer.clip_norm or float("inf"), foreach=True)
         norms.append(float(norm))
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(job.optimizer.lr, job.schedule, step, TOTAL)
+            group["lr"] = learning_rate(job.optimizer.lr, job.schedule, step / TOTAL)
         optimizer.step()
         optimizer.zero_grad()
     return {n: t.detach().clone() for n, t in (*model.named_parameters(), *model.named_buffers())}, norms

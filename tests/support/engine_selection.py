@@ -69,7 +69,7 @@ def train_selecting(
                     last=i == len(micro_batches) - 1,
                     weights=None if selected.weights is None else selected.weights[low:high],
                 )
-            outcome.norms.append(engine.update(learning_rate(job.optimizer.lr, job.schedule, step, TOTAL)))
+            outcome.norms.append(engine.update(learning_rate(job.optimizer.lr, job.schedule, step / TOTAL)))
             outcome.losses.append(engine.step_losses())
         outcome.shard, outcome.metrics = engine.read_state(), {"scores": total}
         outcome.parameters, outcome.merged = engine.full_parameters(), engine.merges_shards
@@ -111,7 +111,7 @@ def plain_selecting(job: Job, steps: int) -> tuple[dict[str, torch.Tensor], list
         limit = job.optimizer.clip_norm or float("inf")
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit)))
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(job.optimizer.lr, job.schedule, step, TOTAL)
+            group["lr"] = learning_rate(job.optimizer.lr, job.schedule, step / TOTAL)
         optimizer.step()
         optimizer.zero_grad()
     return {n: t.detach().clone() for n, t in (*model.named_parameters(), *model.named_buffers())}, norms, total

@@ -323,7 +323,7 @@ class Coordinator:
         return Tally(
             leasing.view,
             first_step=leasing.first_step,
-            positions=self.world.plan.positions,
+            course=self.world.plan.course,
             sharded=self.world.sharded,
             last_due=leasing.last_due,
         )

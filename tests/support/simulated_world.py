@@ -10,6 +10,7 @@ from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 from shoal.membership.commits import Commit
+from shoal.membership.course import Course
 from shoal.membership.decisions import Conclude
 from shoal.membership.leasing import Due, Plan
 from shoal.membership.messages import Fresh, Held, InMemory, Source, Stored, ViewEnd
@@ -51,7 +52,7 @@ class Scenario:
 
     def plan(self) -> Plan:
         return Plan(
-            positions=Positions.even(self.virtual_shards * 2, self.total_steps),
+            course=Course(Positions.even(self.virtual_shards * 2, self.total_steps)),
             virtual_shards=self.virtual_shards,
             evaluate_every=self.evaluate_every,
             checkpoint_every=self.checkpoint_every,
@@ -181,7 +182,7 @@ class World:
         step = leases[0].step
         assert view.number == self.ledger.formed[-1].view.number, f"{view} trains after a later view was formed"
         assert [m.view for m in leases] == [view.number] * view.size
-        start, stop = self.plan.positions.of(step)
+        start, stop = self.plan.course.of(step)
         ends = [start, *(m.stop for m in leases)]
         assert [m.start for m in leases] == ends[:-1], f"step {step} of {view}: samples not contiguous: {leases}"
         assert ends[-1] == stop, f"step {step} of {view}: samples missing: {leases}"

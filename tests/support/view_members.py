@@ -161,7 +161,7 @@ def live(
             mine = fault is not None and fault.step == step and order.member == f"w{fault.member}"
             with striking(engine, fault if mine else None):
                 run_step(engine, job, rank, size, step)
-                told.norms.append(engine.update(learning_rate(job.optimizer.lr, job.schedule, step, TOTAL)))
+                told.norms.append(engine.update(learning_rate(job.optimizer.lr, job.schedule, step / TOTAL)))
             told.steps += 1
         told.shard, told.parameters = engine.read_state(), engine.full_parameters()
     except Exception as error:  # noqa: BLE001 - which one it is, is for the test to judge

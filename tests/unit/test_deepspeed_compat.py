@@ -75,7 +75,7 @@ def test_gradients_are_left_alone_and_partitions_padded(
         assert [f.data_ptr() for f in flats] == [p.data_ptr() for p in padded]
         for step in (1, 2):
             run_step(engine, job, 0, 1, step)
-            engine.update(learning_rate(job.optimizer.lr, job.schedule, step, TOTAL))
+            engine.update(learning_rate(job.optimizer.lr, job.schedule, step / TOTAL))
         whole = engine.full_parameters()
         engine.leave()
     finally:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shoal.job.steps import OPEN
 from shoal.positions import Positions
 
 Entry = Mapping[str, Any]
@@ -117,7 +118,7 @@ class Chain:
     def _start(self, entry: Entry) -> None:
         self.start.update(entry)
         if self.positions is None and entry.get("positions"):
-            self.positions = Positions.from_json(entry["positions"], int(entry["total_steps"]))
+            self.positions = Positions.from_json(entry["positions"], int(entry["total_steps"] or OPEN))
         self.epoch_samples = entry.get("samples", self.epoch_samples)
 
     def _begin_view(self, entry: Entry) -> None:

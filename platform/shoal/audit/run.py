@@ -15,7 +15,7 @@ from shoal.data.order import Order
 from shoal.data.sources import resolve
 from shoal.errors import DataError, ShoalError
 from shoal.job import Data, Job
-from shoal.job.steps import total_steps
+from shoal.job.steps import OPEN, total_steps
 from shoal.job.store import load_job
 from shoal.positions import Positions
 from shoal.run_folder import RunFolder
@@ -65,7 +65,7 @@ def audit_run(
     values = _values(folder)
     total, spans = said.get("total_steps"), said.get("positions")
     forked_from = said.get("forked_from")
-    positions = Positions.from_json(spans, total) if spans and total else None
+    positions = Positions.from_json(spans, total or OPEN) if spans else None
     chain = Chain(positions, forked=bool(forked_from)).add(e for e, _ in scan(folder.ledger))
     epochs = epochs_of(chain) if _each_once(values) else None
     faults = chain.faults(total) + list(epochs.faults() if epochs else ())

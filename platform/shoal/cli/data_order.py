@@ -51,7 +51,7 @@ def order(*, job: str, step: int, overrides: tuple[str, ...], as_json: bool, run
 def _of(name: str, overrides: Sequence[str], root: Path) -> tuple[Job, TrainingData, int]:
     """The job, its training data and its steps. Raises DataError if a run's data is not what it was."""
     from shoal.data.sources import resolve
-    from shoal.job.steps import total_steps
+    from shoal.job.steps import OPEN, total_steps
     from shoal.tracking.ledger import of_kind
 
     job, folder = find_job(name, overrides, root)
@@ -67,7 +67,7 @@ def _of(name: str, overrides: Sequence[str], root: Path) -> tuple[Job, TrainingD
             f"{train.digest[:12]}), then it had {began['samples']} (digest {began['data_digest'][:12]}); bring the old "
             f"data back"
         )
-    return job, train, int(began["total_steps"])
+    return job, train, int(began["total_steps"] or OPEN)
 
 
 def _shards(job: Job, found: list[Located]) -> Iterator[tuple[int, list[Located]]]:

@@ -160,6 +160,8 @@ def _length(job: Job) -> Length:
 
     if job.budget.epochs is not None:
         return Length(job.budget.epochs, "epochs")
+    if (unit := job.budget.spent) is not None:
+        return Length(getattr(job.budget, unit), unit)
     return Length(total_steps(job, 0), "steps")
 
 

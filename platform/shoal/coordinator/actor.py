@@ -30,6 +30,7 @@ from shoal.membership.messages import Grant, Reports
 from shoal.membership.phases import Phase
 from shoal.membership.view import MemberId
 from shoal.ray_compat import yield_to_training
+from shoal.tracking.ledger import read
 
 WATCH_S = 0.25
 """Between two looks at deadlines, newcomers, leavers and the submitter."""
@@ -123,6 +124,7 @@ class Coordinator:
             if self._revived:
                 begin = revive(scene, self._feeding, self._stage)
             else:
+                scene.set_out(read(scene.book.path)[0] if self._plan.continues else ())
                 crew.want(scene.high)  # workers and feed start side by side
                 begin = self._feeding.start(scene.durable.latest.step if scene.durable.latest else 0)
             await asyncio.gather(begin, scene.summary.load())

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from shoal.coordinator.plan import RunPlan
+from shoal.job.steps import foreseen
 from shoal.membership.commits import Commit
 from shoal.run_folder import RunFolder
 from shoal.tracking.ledger import Ledger
@@ -62,7 +63,7 @@ class Book:
             samples=plan.train.samples,
             data_digest=plan.train.digest,
             positions=plan.positions.spans,
-            total_steps=plan.total_steps,
+            total_steps=foreseen(plan.total_steps),
         )
 
     @property
@@ -87,6 +88,8 @@ class Book:
 
     def close(self, status: str, reason: str, deadline_s: float) -> int:
         """The last entry; returns how many entries could not be sent to MLflow by the deadline."""
+        if status == "finished":  # of some budgets nobody knew it before
+            self._folder.update(total_steps=self.committed)
         self.write("end", status=status, reason=reason)
         unsent = self._recorder.close(deadline_s) if self._recorder is not None else 0
         self._ledger.close()
@@ -97,11 +100,11 @@ class Book:
         """Append one entry."""
         self._append([{"kind": kind, "time": time.time(), **values}])
 
-    def commits(self, commits: list[Commit]) -> None:
-        """Append commits, in order."""
+    def commits(self, commits: list[Commit], used: Mapping[str, float]) -> None:
+        """Append commits, in order; `used`: what the run has used by now, by unit."""
         if not commits:
             return
-        self._append([self._entry(c) for c in commits])
+        self._append([{**self._entry(c), "used": {unit: round(n, 3) for unit, n in used.items()}} for c in commits])
         self._recent.extend(c.step_s for c in commits)
         self.last = commits[-1]
         self.committed = self.last.step
@@ -182,6 +185,7 @@ class Book:
             "view": commit.view,
             "samples": list(commit.samples),
             "epoch": commit.samples[1] / self._plan.train.samples,
+            "progress": commit.progress,
             "loss": commit.loss,
             "lr": commit.lr,
             "grad_norm": commit.grad_norm,
@@ -206,5 +210,6 @@ class Book:
 def _commit_of(entry: Mapping[str, Any], virtual_shards: int) -> Commit:
     """A commit as its ledger entry has it."""
     known = {f.name for f in fields(Commit)}
-    said = {"covered": virtual_shards, "samples_digest": "", **entry, "samples": tuple(entry["samples"])}
+    unsaid = {"covered": virtual_shards, "samples_digest": "", "progress": 0.0}  # as earlier releases leave it out
+    said = {**unsaid, **entry, "samples": tuple(entry["samples"])}
     return Commit(**{name: value for name, value in said.items() if name in known})

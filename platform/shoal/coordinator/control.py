@@ -29,20 +29,20 @@ def status(scene: Scene) -> RunStatus:
     book, plan, running = scene.book, scene.plan, scene.running
     last, step_s, tokens = book.last, book.step_s, plan.job.task.tokens_per_sample
     done = book.committed
-    speed = plan.positions.per_step(max(1, done)) / step_s if step_s else None
+    speed = scene.course.positions.per_step(max(1, done)) / step_s if step_s else None
     phase = _SHOWN[scene.phase]
     if scene.phase is Phase.ENDING and running is not None and running.changing:
         phase = "re-forming"
     return RunStatus(
         phase="stopping" if scene.stop else phase,
         step=done,
-        total_steps=plan.total_steps,
+        total_steps=scene.course.expected or None,
         loss=last.loss if last else None,
         samples_per_s=speed,
         tokens_per_s=speed * tokens if speed and tokens else None,
         workers=running.view.size if running else 0,
         wanted=scene.high,
-        eta_s=(plan.total_steps - done) * step_s if step_s else None,
+        eta_s=max(0, scene.course.expected - done) * step_s if step_s else None,
         evaluation=book.evaluation,
         message=scene.waiting,
         news=book.news_count,

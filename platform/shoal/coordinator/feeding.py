@@ -50,7 +50,7 @@ class Feeding:
             data=plan.job.data,
             seed=plan.job.seed,
             start=self._released,
-            stop=plan.positions.total,
+            stop=plan.positions.total if plan.job.budget.spent is None else None,
             block=plan.job.batch.size,
             validation_samples=plan.validation_samples,
             reservation=self._reserved,

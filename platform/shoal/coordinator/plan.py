@@ -11,6 +11,7 @@ from shoal.data.order import Cursor
 from shoal.data.training import order_digest
 from shoal.job import Job
 from shoal.job.steps import positions_of
+from shoal.membership.course import Course
 from shoal.membership.leasing import Plan
 from shoal.positions import Positions
 from shoal.tasks.base import Task
@@ -66,6 +67,8 @@ class RunPlan:
     """`continue`: it goes on all the same."""
     until_step: int | None = None
     """The run stops here, with a checkpoint, although its budget goes further."""
+    replay: Path | None = None
+    """A ledger; what it says of the course of the steps stands."""
 
     launch: str = field(default_factory=lambda: f"{time.time_ns():x}")
     """Tells the workers of this launch from those of an earlier one of the same run."""
@@ -103,11 +106,11 @@ class RunPlan:
         """Where the data order stands after `step` steps."""
         return cursor_of(self.job, self.train, step, self.total_steps)
 
-    def leasing(self) -> Plan:
+    def leasing(self, course: Course) -> Plan:
         """What leasing needs to know."""
         job = self.job
         return Plan(
-            positions=self.positions,
+            course=course,
             virtual_shards=job.batch.virtual_shards,
             evaluate_every=job.evaluation.every,
             checkpoint_every=job.checkpoints.every,

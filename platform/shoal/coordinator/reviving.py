@@ -12,7 +12,7 @@ from shoal.coordinator.staging import Stage
 from shoal.errors import WorkerLost
 from shoal.membership.account import Account
 from shoal.membership.commits import Tally
-from shoal.membership.leasing import Due, Leasing
+from shoal.membership.leasing import Due
 from shoal.membership.messages import ViewEnd
 from shoal.membership.phases import Phase
 from shoal.membership.recovery import Formed
@@ -28,6 +28,7 @@ async def revive(scene: Scene, feeding: Feeding, stage: Stage) -> None:
     """
     entries, _ = read(scene.book.path)
     known, owed = _remember(scene, entries)
+    scene.set_out(entries)
     scene.durable.look()
     if not feeding.adopt(scene.book.committed):
         await feeding.start(scene.book.committed)
@@ -41,7 +42,7 @@ async def revive(scene: Scene, feeding: Feeding, stage: Stage) -> None:
     if living and scene.formed:
         running = _adopt_view(scene, living)
         earlier = [
-            tally_of(scene.plan, Leasing(f.view, scene.plan.leasing(), f.source_step + 1, owes=due))
+            tally_of(scene.plan, scene.leasing(f.view, f.source_step, due))
             for f, due in zip(scene.formed[:-1], owed, strict=False)
         ]
         _adopt_account(scene, [*earlier, running.tally], [e for s in standings.values() for e in s.ends])
@@ -81,8 +82,11 @@ def _adopt_view(scene: Scene, living: Mapping[MemberId, Standing]) -> Running:
     order = next(iter(living.values())).order
     assert order is not None
     owes = Due(order.evaluate, order.checkpoint)
-    running = Running(scene.plan, order.view, order.source, owes, scene.paces, cold=False)
     told = {m: s.told for m, s in living.items()}
+    for one in told.values():
+        scene.course.restore(one.progress)
+    leasing = scene.leasing(order.view, order.source.step, owes)
+    running = Running(scene.plan, leasing, order.source, scene.paces, cold=False)
     running.leasing.resume_at(
         {m: max(t.until, order.source.step) for m, t in told.items()},
         snapshots={step for t in told.values() for step in t.snapshots},

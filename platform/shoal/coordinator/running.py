@@ -14,10 +14,10 @@ from shoal.coordinator.plan import RunPlan
 from shoal.coordinator.watch import Pulse
 from shoal.errors import WorkerLost
 from shoal.membership.commits import Tally
-from shoal.membership.leasing import Due, EndKind, Leasing, horizon
+from shoal.membership.leasing import EndKind, Leasing, horizon
 from shoal.membership.messages import Entered, Grant, Reports, Source, ViewEnd
 from shoal.membership.stragglers import Paces
-from shoal.membership.view import MemberId, View
+from shoal.membership.view import MemberId
 
 AHEAD_S = 0.75
 """How far steps are leased beyond those at hand: the time between two words of a member, and a slow answer."""
@@ -34,13 +34,12 @@ RECENT = 20
 class Running:
     """One view from its order to its end."""
 
-    def __init__(
-        self, plan: RunPlan, view: View, source: Source, owes: Due | None, paces: Paces, *, cold: bool
-    ) -> None:
+    def __init__(self, plan: RunPlan, leasing: Leasing, source: Source, paces: Paces, *, cold: bool) -> None:
         """`cold`: the members may have to import, compile and load before they get on."""
-        self.view, self.source = view, source
+        self.view, self.source = leasing.view, source
+        view = leasing.view
         self.sharded = plan.sharded
-        self.leasing = Leasing(view, plan.leasing(), source.step + 1, owes=owes)
+        self.leasing = leasing
         self.tally = tally_of(plan, self.leasing)
         self.pulse = Pulse(plan.job.workers.silence_s, cold=cold)
         self.pulse.begin(view.members, time.monotonic())
@@ -155,7 +154,7 @@ def tally_of(plan: RunPlan, leasing: Leasing) -> Tally:
     return Tally(
         leasing.view,
         first_step=leasing.first_step,
-        positions=plan.positions,
+        course=leasing.plan.course,
         sharded=plan.sharded,
         last_due=leasing.last_due,
     )

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from shoal.coordinator.book import Book
 from shoal.coordinator.crew import Crew
 from shoal.coordinator.durable import Durable
 from shoal.coordinator.plan import RunPlan
 from shoal.coordinator.running import Running
+from shoal.coordinator.spending import Spending, course_of
 from shoal.coordinator.summary import Summary
 from shoal.membership.account import Account
 from shoal.membership.commits import Progressed
+from shoal.membership.course import Course, Outlook, SpentCourse
 from shoal.membership.decisions import Situation, Standing
+from shoal.membership.leasing import Due, Leasing
 from shoal.membership.losses import Fail, Loss, Recover, after_loss
 from shoal.membership.messages import Stored, ViewEnd
 from shoal.membership.phases import Phase, move
 from shoal.membership.recovery import Choice, Formed, sources
 from shoal.membership.stragglers import Paces
-from shoal.membership.view import MemberId
-from shoal.tracking.ledger import last_view
+from shoal.membership.view import MemberId, View
+from shoal.tracking.ledger import last_view, read
 from shoal.worker.actor import Outfit
 
 
@@ -55,6 +60,27 @@ class Scene:
         self.killed: dict[MemberId, str] = {}
         """Members that were killed on request, and by whom."""
         self.resize_costs: list[float] = []
+        self.spending = Spending()
+        self.course = Course(plan.positions)
+
+    def set_out(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Find the course of the run, with what was decided and used before; `entries`: of its ledger."""
+        plan = self.plan
+        self.spending.remember(entries)
+        decided = read(plan.replay)[0] if plan.replay is not None else entries
+        after = plan.start_from.step if plan.start_from is not None else 0
+        self.course = course_of(plan.job, plan.positions, after=after, entries=decided)
+
+    def leasing(self, view: View, source: int, owes: Due | None) -> Leasing:
+        """The leases of a view that goes on after step `source`."""
+        return Leasing(view, self.plan.leasing(self.course), source + 1, owes=owes)
+
+    def look_ahead(self, running: Running) -> None:
+        """If the budget is used up by the doing: see how far it will reach."""
+        unit, course = self.plan.job.budget.spent, self.course
+        if unit is not None and isinstance(course, SpentCourse):
+            used = self.spending.used(time.monotonic())[unit]
+            course.outlook = Outlook(used, running.tally.reported, running.step_s or 0.0)
 
     def move(self, to: Phase) -> None:
         if to is not self.phase:
@@ -80,7 +106,7 @@ class Scene:
             last=running.view if running is not None else self.formed[-1].view if self.formed else None,
             choice=choice,
             step=step,
-            total_steps=plan.total_steps,
+            total_steps=self.course.expected,
             virtual_shards=plan.job.batch.virtual_shards,
             step_s=running.step_s if running is not None else None,
             resize_cost_s=sum(self.resize_costs) / len(self.resize_costs) if self.resize_costs else 1.0,
@@ -114,7 +140,7 @@ class Scene:
     def publish(self, progressed: Progressed) -> None:
         """What became final goes to the book and to storage."""
         if progressed.commits:
-            self.book.commits(list(progressed.commits))
+            self.book.commits(list(progressed.commits), self.spending.used(time.monotonic()))
             self.charged = 0  # a run that gets on is not ended by its losses
         for evaluation in progressed.evaluations:
             self.book.evaluated(evaluation.step, self.summary.of(evaluation.means), evaluation.seconds)
@@ -126,7 +152,6 @@ def _outfit(plan: RunPlan) -> Outfit:
     return Outfit(
         member="",
         job=plan.job_blob,
-        total_steps=plan.total_steps,
         checkpoint_uri=plan.checkpoint_uri,
         export_uri=plan.export_uri,
         validation_samples=plan.validation_samples,

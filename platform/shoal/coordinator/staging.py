@@ -52,7 +52,9 @@ class Stage:
         scene.number += 1
         view = View(scene.number, form.members, form.cuts)
         owes = scene.account.owes(form.source.step) if scene.formed else None
-        running = Running(scene.plan, view, form.source, owes, scene.paces, cold=not scene.formed)
+        leasing = scene.leasing(view, form.source.step, owes)
+        running = Running(scene.plan, leasing, form.source, scene.paces, cold=not scene.formed)
+        scene.spending.begin(time.monotonic())
         self._tell(form, running)
         scene.account.begin(running.tally)
         scene.formed.append(Formed(view, form.source.step))
@@ -171,8 +173,8 @@ class Stage:
         if running is None:
             return  # everybody waits for it
         step = running.leasing.leased_until
-        if step < scene.plan.total_steps:
-            await actor.warm_up.remote(self._feeding.feed, scene.plan.positions.before(step))
+        if step != scene.course.last:
+            await actor.warm_up.remote(self._feeding.feed, scene.course.positions.before(step))
 
     # While it runs ---------------------------------------------------------------------------------------------------
 
@@ -185,6 +187,7 @@ class Stage:
         if running.all_entered:
             self._all_in(running)
         self._publish(running, scene.account.add(reports))
+        scene.look_ahead(running)
         grant = running.grant(reports.member, scene.account.committed, incarnation)
         if running.leasing.end is not None and scene.phase is Phase.RUNNING:
             scene.move(Phase.ENDING)

@@ -20,7 +20,6 @@ from shoal.data.shortening import shorten
 from shoal.errors import DataError
 from shoal.job import Job
 from shoal.job.augment import Augmentation, Crop, CutMix, Erase, Flip, MaskTokens, Mixup
-from shoal.job.steps import positions_of
 
 Samples = dict[str, np.ndarray]
 
@@ -43,16 +42,14 @@ def apply(
     return {name: np.ascontiguousarray(column) for name, column in samples.items()}
 
 
-def augmenter(job: Job, total_steps: int) -> Callable[[Samples, int], Samples]:
-    """(samples, position of the first one) -> what the model sees of them: the one way from the feed to an engine."""
-    warmup, positions = job.data.length_warmup, positions_of(job, total_steps)
+def augmenter(job: Job) -> Callable[[Samples, int, int, float], Samples]:
+    """(samples, position of the first one, samples in a virtual shard, progress before their step) -> what the model
+    sees of them: the one way from the feed to an engine."""
+    warmup = job.data.length_warmup
 
-    def augment(samples: Samples, first: int) -> Samples:
-        step = positions.step_of(first)
+    def augment(samples: Samples, first: int, shard_size: int, progress: float) -> Samples:
         if warmup is not None:  # first, so that masked inputs are as long as their targets
-            # All members of a step cut alike, wherever their shards begin.
-            samples = shorten(warmup, samples, (step - 1) / total_steps)
-        shard_size = positions.per_step(step) // job.batch.virtual_shards
+            samples = shorten(warmup, samples, progress)
         return apply(job.data.augment, samples, seed=job.seed, first=first, shard_size=shard_size)
 
     return augment

@@ -26,6 +26,8 @@ from shoal.orphans import end_with
 TRAIN, VALIDATION = "train", "validation"
 
 _VALIDATION_WINDOW = 1024
+FAR = 1 << 52
+"""A position that no run reaches."""
 _START_S = 240.0
 """What a process may take to start."""
 
@@ -40,8 +42,8 @@ class FeedPlan:
     seed: int
     start: int
     """Position of the first training sample: any cursor."""
-    stop: int
-    """End of the training stream: the budget's end."""
+    stop: int | None
+    """End of the training stream: the budget's end; None: nobody knows it yet."""
     block: int
     """Samples in a block of a mixture: the batch."""
     validation_samples: int
@@ -63,7 +65,8 @@ class Feed:
         if plan.owner is not None:
             end_with(plan.owner, "shoal", plan.reservation.group)
         self._plan = plan
-        self._mixture = plan.train.mixture(plan.data, seed=plan.seed, block=plan.block, total=plan.stop)
+        self._stop = FAR if plan.stop is None else plan.stop
+        self._mixture = plan.train.mixture(plan.data, seed=plan.seed, block=plan.block, total=self._stop)
         self._names = stream_names(TRAIN, len(plan.train.catalogs))
         self._reads: dict[str, tuple[Catalog, Order]] = {}
         self._streams: dict[str, Stream] = {}
@@ -113,8 +116,13 @@ class Feed:
     def _lay_out(self) -> None:
         """The sources' orders and streams."""
         plan, mixture = self._plan, self._mixture
-        orders = plan.train.orders(plan.data, mixture, seed=plan.seed, total=plan.stop)
-        spans = [(plan.start, plan.stop)] if mixture is None else mixture.ranges(plan.start, plan.stop)
+        orders = plan.train.orders(plan.data, mixture, seed=plan.seed, total=self._stop)
+        if mixture is None:
+            spans = [(plan.start, self._stop)]
+        elif plan.stop is None:
+            spans = [(used, FAR) for used in mixture.used(plan.start)]
+        else:
+            spans = mixture.ranges(plan.start, plan.stop)
         for name, catalog, order, (start, stop) in zip(self._names, plan.train.catalogs, orders, spans, strict=True):
             self._reads[name] = catalog, order
             # Ray Data counts every block that is still referenced, those that are held here too. Half of the memory for

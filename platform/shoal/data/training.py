@@ -94,7 +94,8 @@ class TrainingData:
         """
         last = positions.total - 1
         points = {p for weight in mixture.weights if isinstance(weight, tuple) for p, _ in weight}
-        for step in sorted({positions.step_of(min(last, int(p * last))) for p in (0.0, *points, 1.0)}):
+        points |= {1.0} if points else set()  # where no weight changes, the first step stands for all
+        for step in sorted({positions.step_of(min(last, int(p * last))) for p in (0.0, *points)}):
             for name, catalog, (a, b) in zip(
                 self.names, self.catalogs, mixture.ranges(*positions.of(step)), strict=True
             ):
@@ -110,7 +111,9 @@ class TrainingData:
 
     def orders(self, data: Data, mixture: Mixture | None, *, seed: int, total: int) -> tuple[Order, ...]:
         """Each source's own order. With a curriculum this reads one column of all the data."""
-        totals = [total] if mixture is None else mixture.used(total)
+        # How far each source goes is a question of the curriculum alone.
+        paced = mixture if data.curriculum is not None else None
+        totals = paced.used(total) if paced is not None else [total] * len(self.catalogs)
         seeds = [seed] if mixture is None else [derive(seed, _SOURCE, i) for i in range(len(totals))]
         return tuple(
             catalog.order(

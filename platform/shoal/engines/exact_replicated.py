@@ -15,6 +15,7 @@ from shoal.engines.micro_batches import even_bounds
 from shoal.engines.passages import group_by_module
 from shoal.engines.replicated import ReplicatedEngine
 from shoal.job import Job
+from shoal.job.optimizers import RULES
 
 
 class ExactReplicatedEngine(ExactEngine, ReplicatedEngine):
@@ -22,7 +23,8 @@ class ExactReplicatedEngine(ExactEngine, ReplicatedEngine):
 
     Torch's fused optimizers treat the last elements of a tensor differently from the others (they round a product
     before they add it, or not), so what is updated together decides bits. Here it is whole sections without an end of
-    their own.
+    their own, as in the exact ZeRO engine. A rule that must see whole layers gets the parameters themselves; it works
+    with no other engine.
     """
 
     def __init__(self, job: Job, model: nn.Module, device: torch.device) -> None:
@@ -32,10 +34,16 @@ class ExactReplicatedEngine(ExactEngine, ReplicatedEngine):
         layout = lay_out([[(names[p], p.shape) for p in group["params"]] for group in groups])
         self._flat = layout.zeros(device)
         self._step = ExactStep(layout, self._parameters, device)
-        self._updated = [self._flat[start:stop] for start, stop in layout.sections]
+        self._in_sections = not RULES[job.optimizer.name].needs
         self._section_of = {names[p]: i for i, group in enumerate(groups) for p in group["params"]}
-        for group, section in zip(groups, self._updated, strict=True):
-            group["params"] = [section]
+        if self._in_sections:
+            self._updated = [self._flat[start:stop] for start, stop in layout.sections]
+            self._places: Sequence[tuple[int, int]] = layout.sections
+            for group, section in zip(groups, self._updated, strict=True):
+                group["params"] = [section]
+        else:
+            slots = [layout.slots[names[p]] for p in self._trainable]
+            self._places = [(slot.start, slot.stop) for slot in slots]
         self._move_in()
         group_by_module(self._module)
 
@@ -56,18 +64,17 @@ class ExactReplicatedEngine(ExactEngine, ReplicatedEngine):
     def _apply(self, gradient: torch.Tensor, scale: float, lr: float) -> None:
         if scale < 1:
             gradient.mul_(scale)
-        for group, section, (start, stop) in zip(
-            self._optimizer.param_groups, self._updated, self._step.layout.sections, strict=True
-        ):
+        for group in self._optimizer.param_groups:
             group["lr"] = lr
-            section.grad = gradient[start:stop]
+        for tensor, (start, stop) in zip(self._updated, self._places, strict=True):
+            tensor.grad = gradient[start:stop].view_as(tensor)
         self._optimizer.step()
-        for section in self._updated:
-            section.grad = None
+        for tensor in self._updated:
+            tensor.grad = None
 
     def _vector(self, name: str, key: str) -> torch.Tensor | None:
-        if name not in self._section_of:
-            return None
+        if not self._in_sections or name not in self._section_of:
+            return super()._vector(name, key)
         section = self._section_of[name]
         whole = optimizer_state.vector(self._optimizer, self._updated[section], key)
         if whole is None:

@@ -20,7 +20,7 @@ from shoal.engines.protocol import ReadState
 from shoal.engines.whole_state import pack, slice_of, take_over, take_over_buffers
 from shoal.job import Job
 from shoal.optim import averaging
-from shoal.optim.optimizers import make_optimizer, state_names
+from shoal.optim.optimizers import hidden_weights, make_optimizer, state_names
 from shoal.state.layout import Extent, Shard, divide
 from shoal.tasks.base import Batch
 
@@ -35,7 +35,7 @@ class ReplicatedEngine(EngineBase):
 
     def __init__(self, job: Job, model: nn.Module, device: torch.device) -> None:
         super().__init__(job, model, device)
-        self._optimizer = make_optimizer(job.optimizer, self._parameters.items(), device)
+        self._optimizer = make_optimizer(job.optimizer, self._parameters.items(), device, hidden_weights(model))
         self._updated: list[torch.Tensor] = list(self._trainable)
         self._wrapped: DistributedDataParallel | None = None
 

@@ -83,9 +83,10 @@ def flatten(job: Any) -> dict[str, str]:
     """Every value of the job as text, by dotted name; `task` itself is the name of its class.
 
     Each text can be given to `--set` again, but for `task` and for values that cannot be written as text. The record
-    keeps these.
+    keeps these: what the optimizer takes from its defaults is said, too.
     """
     out: dict[str, str] = {}
+    job = dataclasses.replace(job, optimizer=job.optimizer.filled())
     task = job.task
     out["task"] = type(task).__qualname__
     if not is_group(task):

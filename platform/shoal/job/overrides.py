@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from shoal.errors import ConfigError
 from shoal.job.fields import is_group, leaves, parts
+from shoal.job.optimizers import OWN, Optimizer
 from shoal.job.spec import Budget
 from shoal.job.text_values import is_choice, is_made, parse
 
@@ -20,10 +21,10 @@ def apply(job: T, overrides: Sequence[str]) -> T:
     counts.
 
     Values are read by the fields' types, and all checks of the job run again, on the result only. A kind of budget
-    replaces the other kinds. Fields of the task are set the same way if it is a dataclass. What may be of several kinds
-    can be set as a whole (`schedule=Rex`), and its values with it (`schedule.warmup=0.1`), which then are those of the
-    new kind. Raises ConfigError for an unknown name (with the nearest valid one and those of its level), a value of the
-    wrong type, and whatever the job refuses.
+    replaces the other kinds, and another optimizer begins with its own defaults. Fields of the task are set the same
+    way if it is a dataclass. What may be of several kinds can be set as a whole (`schedule=Rex`), and its values with
+    it (`schedule.warmup=0.1`), which then are those of the new kind. Raises ConfigError for an unknown name (with the
+    nearest valid one and those of its level), a value of the wrong type, and whatever the job refuses.
     """
     given: dict[str, str] = {}
     for override in overrides:
@@ -107,6 +108,8 @@ def _rebuild(value: T, changes: dict[str, Any], prefix: str) -> T:
         return type(value)({**value, **new})
     if isinstance(value, Budget) and any(v is not None for v in new.values()):
         new = {**dict.fromkeys(known), **new}
+    if isinstance(value, Optimizer) and new.get("name", value.name) != value.name:
+        new = {**dict.fromkeys(OWN), **new}
     try:
         return dataclasses.replace(value, **new)  # type: ignore[type-var]
     except ConfigError:

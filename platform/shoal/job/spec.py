@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from shoal.errors import ConfigError
 from shoal.job.augment import Augmentation, check_augmentations, check_fit
-from shoal.job.checks import at_least, choice, fraction, positive
+from shoal.job.checks import at_least, choice, positive
+from shoal.job.optimizers import Optimizer, check_engine
 from shoal.job.sampling import Curriculum, LengthWarmup, Selection, Source, check_selection
 from shoal.job.schedules import Cosine, Schedule, check_schedule
 from shoal.job.transforms import Transform, check_transforms
@@ -119,56 +120,36 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Optimizer:
-    """The update rule. Parameters with fewer than two dimensions are not decayed."""
-
-    name: Literal["adamw", "sgd"] = "adamw"
-    lr: float = 1e-3
-    """Peak learning rate; the schedule scales it."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    momentum: float = 0.9
-    """For sgd."""
-    weight_decay: float = 0.1
-    clip_norm: float | None = 1.0
-    """Largest global gradient norm; None: no clipping."""
-    ema: float | None = None
-    """Decay per step of a moving average of the weights, for example 0.999; evaluation and the export then use the
-    average, training and checkpoints keep both. None: no average."""
-
-    def __post_init__(self) -> None:
-        choice("optimizer.name", self.name, ("adamw", "sgd"))
-        positive("optimizer.lr", self.lr)
-        positive("optimizer.eps", self.eps)
-        at_least("optimizer.weight_decay", self.weight_decay, 0)
-        fraction("optimizer.momentum", self.momentum)
-        if len(self.betas) != 2:
-            raise ConfigError(f"optimizer.betas={self.betas!r} must be two numbers, for example (0.9, 0.95)")
-        for beta in self.betas:
-            fraction("optimizer.betas", beta)
-        if self.clip_norm is not None:
-            positive("optimizer.clip_norm", self.clip_norm)
-        if self.ema is not None:
-            fraction("optimizer.ema", self.ema)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """How long to train: exactly one of the three. The run takes the fewest whole steps that reach it."""
+    """How long to train: exactly one of them. Of steps, samples and epochs the run takes the fewest whole steps that
+    reach the budget; of seconds it takes as many as end nearest to it, at whatever speed the workers come and go."""
 
     steps: int | None = None
     samples: int | None = None
     """Samples that are read: with `data.selection` every candidate counts, trained on or not."""
     epochs: float | None = None
     """Passes over the data, in samples that are read, as `samples`."""
+    seconds: float | None = None
+    """Of training, by the clock: from the first view on, evaluations and changes of the workers included, the time
+    between two launches of a run not."""
 
     def __post_init__(self) -> None:
-        given = {k: v for k in ("steps", "samples", "epochs") if (v := getattr(self, k)) is not None}
+        given = {k: v for k in _BUDGETS if (v := getattr(self, k)) is not None}
         if len(given) != 1:
             said = ", ".join(f"{k}={v}" for k, v in given.items()) or "none of them"
-            raise ConfigError(f"budget needs exactly one of steps, samples, epochs; got {said}")
+            raise ConfigError(f"budget needs exactly one of {', '.join(_BUDGETS)}; got {said}")
         for name, value in given.items():
             positive(f"budget.{name}", value)
+
+    @property
+    def spent(self) -> str | None:
+        """What is used up by the doing, so that nobody knows beforehand how many steps there will be: `seconds`; None:
+        the number of steps is known."""
+        return next((name for name in SPENT if getattr(self, name) is not None), None)
+
+
+SPENT = ("seconds",)
+_BUDGETS = ("steps", "samples", "epochs", *SPENT)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -314,10 +295,28 @@ class Job:
         if not self.name or any(c in self.name for c in "/\\ \t\n"):
             raise ConfigError(f"name={self.name!r} must be a word that can name a folder (no spaces, no slashes)")
         check_schedule("schedule", self.schedule)
+        check_engine(self.optimizer, self.engine.name)
         check_fit(self.data.augment, self.task, self.batch.shard_size)
         check_selection(self.data.selection, self.task, self.batch.shard_size)
+        _check_foreseen(self)
         if self.workers.max > self.batch.virtual_shards:
             raise ConfigError(
                 f"workers.max={self.workers.max} is more than batch.virtual_shards={self.batch.virtual_shards}, "
                 f"and a worker without a virtual shard would idle; lower workers.max or raise batch.virtual_shards"
             )
+
+
+def _check_foreseen(job: Job) -> None:
+    """Raise ConfigError if the order of the samples depends on how long the run will be, and nobody can know that."""
+    unit, data = job.budget.spent, job.data
+    asked = {
+        "data.curriculum": data.curriculum is not None,
+        "weights of data.sources along progress": any(isinstance(s.weight, tuple) for s in data.sources),
+        "Selection.until below 1": data.selection is not None and data.selection.until < 1,
+    }
+    if unit is not None and (found := [what for what, there in asked.items() if there]):
+        raise ConfigError(
+            f"budget.{unit}={getattr(job.budget, unit):g} does not go with {' and '.join(found)}: that fixes the order "
+            f"of the samples by progress, and the order must be known before anybody knows how many steps a budget of "
+            f"{unit} gives; use a budget of steps, samples or epochs"
+        )

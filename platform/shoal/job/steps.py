@@ -19,9 +19,21 @@ def positions_of(job: Job, total_steps: int) -> Positions:
     return Positions(((1, pool), (last + 1, size)) if last < total_steps else ((1, pool),), total_steps)
 
 
+OPEN = 1 << 32
+"""Steps of a run of which nobody knows beforehand how many it will take: more than any run does."""
+
+
+def foreseen(steps: int) -> int | None:
+    """`steps` of a whole run, or None if that is OPEN."""
+    return None if steps == OPEN else steps
+
+
 def total_steps(job: Job, samples_per_epoch: int) -> int:
-    """Steps that use the job's budget up: of samples or epochs, the fewest whose steps read as many samples."""
+    """Steps that use the job's budget up: of samples or epochs, the fewest whose steps read as many samples; OPEN if
+    only the doing can show that."""
     budget = job.budget
+    if budget.spent is not None:
+        return OPEN
     if budget.steps is not None:
         return budget.steps
     wanted = int(budget.samples if budget.samples is not None else (budget.epochs or 0) * samples_per_epoch)

@@ -46,6 +46,8 @@ class RunOptions:
     """How long after the end of this process that is done."""
     until_step: int | None = None
     """Stop after this step, with a checkpoint, whatever the budget."""
+    replay: Path | None = None
+    """A ledger; the steps that it has take the same course again."""
     scratch: Path | None = None
     """Make the run's folder here, record nothing in MLflow, and begin with `start_from`."""
     start_from: CheckpointInfo | None = None

@@ -18,7 +18,7 @@ from shoal.data.sources import Sources, leave_out_bad, resolve
 from shoal.errors import ConfigError, DataError
 from shoal.job import Data, Job, by_value
 from shoal.job.fields import recorded_values
-from shoal.job.steps import positions_of, total_steps
+from shoal.job.steps import foreseen, positions_of, total_steps
 from shoal.job.store import job_digest, save_job
 from shoal.positions import Positions
 from shoal.run_folder import RunFolder
@@ -86,6 +86,7 @@ class Prepared:
             driver_silence_s=self.options.driver_silence_s,
             if_detached=self.options.if_detached,
             until_step=self.options.until_step,
+            replay=self.options.replay,
         )
 
     def record_settings(self) -> RecordSettings:
@@ -133,7 +134,7 @@ class Prepared:
             "job": self.job.name,
             "engine": _engine(self.job),
             "workers": f"{self.job.workers.min}..{self.job.workers.max}",
-            "total_steps": self.total_steps,
+            "total_steps": foreseen(self.total_steps),
             "from_step": self.start_from.step if self.start_from else 0,
             "samples": self.sources.train.samples,
             "validation_samples": self.sources.validation.samples if self.sources.validation else 0,
@@ -172,7 +173,7 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
     if not continues:
         folder.update(
             run_id=folder.run_id, name=job.name, created=time.time(), status="starting", job_digest=digest,
-            total_steps=total, positions=positions.spans, forked_from=start.uri if start else None,
+            total_steps=foreseen(total), positions=positions.spans, forked_from=start.uri if start else None,
         )  # fmt: skip
     ready = Prepared(job, options, folder, sources, total, digest, start, continues)
     ready.folder.update(checkpoint_uri=ready.checkpoint_uri, status="starting", owner=owner())

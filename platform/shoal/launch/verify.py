@@ -130,7 +130,7 @@ def verify(folder: RunFolder, options: VerifyOptions, display: Display) -> Verif
             job,
             options=RunOptions(
                 runs_dir=folder.root, scratch=scratch.root, name=scratch.run_id, address=options.address,
-                start_from=stretch.source, until_step=stretch.last,
+                start_from=stretch.source, until_step=stretch.last, replay=folder.ledger,
             ),
             display=display,
         )  # fmt: skip

@@ -9,10 +9,10 @@ from statistics import fmean
 from typing import Generic, TypeVar
 
 from shoal.digests import step_digest
+from shoal.membership.course import Course
 from shoal.membership.leasing import Due, LastDue
 from shoal.membership.messages import EvaluationReport, Reports, ShardWritten, StepReport, ViewEnd
 from shoal.membership.view import MemberId, View
-from shoal.positions import Positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,8 @@ class Commit:
     step: int
     view: int
     samples: tuple[int, int]
+    progress: float
+    """Share of the budget that is used when it is done."""
     loss: float
     lr: float
     grad_norm: float
@@ -126,7 +128,7 @@ class Tally:
         view: View,
         *,
         first_step: int,
-        positions: Positions,
+        course: Course,
         sharded: bool = False,
         last_due: Callable[[int], LastDue] | None = None,
     ) -> None:
@@ -140,7 +142,7 @@ class Tally:
         or a snapshot made in this view is with the buddies (sharded)."""
         self.unsaid = Due()
         """What is owed for the state with which the view began, though its order did not say so."""
-        self._positions = positions
+        self._course = course
         self._sharded = sharded
         self._last_due = last_due or (lambda _: LastDue())
         self._commits: list[Commit] = []
@@ -246,7 +248,8 @@ class Tally:
         return Commit(
             step=step,
             view=self.view.number,
-            samples=self._positions.of(step),
+            samples=self._course.of(step),
+            progress=said[0].progress if said else self._course.progress(step),
             loss=sum(n * loss for n, loss in parts) / covered if covered else nan,
             lr=said[0].lr if said else nan,
             grad_norm=said[0].grad_norm if said else nan,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from math import ceil
 
+from shoal.membership.course import Course
 from shoal.membership.view import Lease, MemberId, View, lease
-from shoal.positions import Positions
 
 LEAST_AHEAD = 2
 """Steps leased beyond the last reported one: one that runs and one that is being loaded."""
@@ -43,7 +43,7 @@ class End:
 class Plan:
     """What leasing needs to know of the job."""
 
-    positions: Positions
+    course: Course
     virtual_shards: int
     evaluate_every: int | None
     checkpoint_every: int | None
@@ -52,14 +52,9 @@ class Plan:
     snapshot: bool = False
     """The engine is sharded: members keep snapshots for each other."""
 
-    @property
-    def total_steps(self) -> int:
-        """Steps of the run."""
-        return self.positions.steps
-
     def due(self, step: int) -> Due:
         """What the job wants to be done with the state after `step`."""
-        if step == self.total_steps:
+        if step == self.course.last:
             return Due(self.can_evaluate, True)
         return Due(self.can_evaluate and _due(step, self.evaluate_every), _due(step, self.checkpoint_every))
 
@@ -108,7 +103,8 @@ class Leasing:
         self._given = dict.fromkeys(view.members, first_step - 1)
         self._snapshots: set[int] = set()
         self._last_snapshot = first_step - 1
-        used_up = first_step > plan.total_steps
+        last = plan.course.last
+        used_up = last is not None and first_step > last
         self.owes = owes or (plan.due(first_step - 1) if used_up else Due())
         if used_up:
             self._finish("the budget was used up already", Due())
@@ -119,14 +115,14 @@ class Leasing:
         The flags of a step are decided here, once. The first step of a view is always a snapshot, and so is a step
         with a checkpoint, which needs the same copy.
         """
-        last = self.end.step if self.end else self.plan.total_steps
-        for step in range(self.leased_until + 1, min(until, last) + 1):
+        until = min(until, self.end.step) if self.end else self.plan.course.decide(until)
+        for step in range(self.leased_until + 1, until + 1):
             self.leased_until = step
             counted = step == self.first_step or step - self._last_snapshot >= max(1, snapshot_every)
             if self.plan.snapshot and (counted or self.plan.due(step).checkpoint):
                 self._snapshots.add(step)
                 self._last_snapshot = step
-        if self.end is None and self.leased_until == self.plan.total_steps:
+        if self.end is None and self.leased_until == self.plan.course.last:
             self._finish("the budget is used up", self.plan.due(self.leased_until))
 
     def stop(self, reason: str, *, checkpoint: bool = True) -> None:
@@ -159,7 +155,7 @@ class Leasing:
         """
         assert self.leased_until == self.first_step - 1, "a view is taken over before anything is leased"
         self._given.update({m: s for m, s in given.items() if m in self._given})
-        self.leased_until = max(self._given.values())
+        self.leased_until = self.plan.course.decide(max(self._given.values()))
         self._snapshots.update(snapshots)
         self._last_snapshot = max([self._last_snapshot, *snapshots])
         for end in ends:
@@ -177,9 +173,9 @@ class Leasing:
 
     def last_due(self, step: int) -> LastDue:
         """What was last due in this view up to `step`, what it owed to begin with included."""
-        plan, owed = self.plan, self.owes
-        evaluate = _last_due(step, plan.evaluate_every, plan.total_steps) if plan.can_evaluate else 0
-        checkpoint = _last_due(step, plan.checkpoint_every, plan.total_steps)
+        plan, owed, last = self.plan, self.owes, self.plan.course.last
+        evaluate = _last_due(step, plan.evaluate_every, last) if plan.can_evaluate else 0
+        checkpoint = _last_due(step, plan.checkpoint_every, last)
         before = self.first_step - 1
         return LastDue(
             evaluate if evaluate >= self.first_step else before if owed.evaluate else None,
@@ -187,11 +183,11 @@ class Leasing:
         )
 
     def _lease(self, member: MemberId, step: int) -> Lease:
-        return lease(self.view, member, step, positions=self.plan.positions, virtual_shards=self.plan.virtual_shards)
+        return lease(self.view, member, step, course=self.plan.course, virtual_shards=self.plan.virtual_shards)
 
     def _flagged(self, given: Lease) -> Lease:
         # What follows the very last step is said by `End`, once, so that the two can never disagree.
-        flags = Due() if given.step == self.plan.total_steps else self.plan.due(given.step)
+        flags = Due() if given.step == self.plan.course.last else self.plan.due(given.step)
         return replace(
             given,
             evaluate=flags.evaluate,
@@ -214,8 +210,10 @@ class Leasing:
         )
 
     def _finish(self, reason: str, due: Due) -> None:
+        last = self.plan.course.last
+        assert last is not None, "the budget ends with a step that was decided"
         self.end = End(
-            self.first_step - 1 if self.first_step > self.plan.total_steps else self.plan.total_steps,
+            max(last, self.first_step - 1),
             evaluate=due.evaluate,
             checkpoint=due.checkpoint,
             export=self.plan.export,
@@ -228,7 +226,7 @@ def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
 
 
-def _last_due(step: int, every: int | None, total: int) -> int:
-    if step >= total:
-        return total
+def _last_due(step: int, every: int | None, last: int | None) -> int:
+    if last is not None and step >= last:
+        return last
     return step - step % every if every else 0

@@ -32,6 +32,8 @@ class StepReport:
     members' samples where `whole`."""
     sources: tuple[tuple[int, float], ...] = ()
     """Of a mixture, source by source: (samples that this member had of it, sum of their losses)."""
+    progress: float = 0.0
+    """Share of the budget that is used when it is done, as its lease said."""
     whole: bool = False
     """True: `losses` and `samples` are those of all virtual shards, not only of this member's."""
 
@@ -126,6 +128,8 @@ class Told:
     """The last step that was leased to it; 0: none yet."""
     snapshots: tuple[int, ...] = ()
     """The last of the leased steps that are snapshots."""
+    progress: tuple[tuple[int, float], ...] = ()
+    """(step, progress) of the leased steps that were not committed when it heard last."""
     end: End | None = None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shoal.positions import Positions
+from shoal.membership.course import Course
 
 MemberId = str
 """Name of one worker incarnation, for example `w3`. Never used again after that worker is gone."""
@@ -57,12 +57,14 @@ class Lease:
     evaluate: bool = False
     checkpoint: bool = False
     snapshot: bool = False
+    progress: tuple[float, float] = (0.0, 0.0)
+    """Share of the budget that is used before the step, and when it is done: what the learning rate follows."""
 
 
-def lease(view: View, member: MemberId, step: int, *, positions: Positions, virtual_shards: int) -> Lease:
-    """The lease of `member` for `step` (the first step is 1): a function of the view and the job alone."""
+def lease(view: View, member: MemberId, step: int, *, course: Course, virtual_shards: int) -> Lease:
+    """The lease of `member` for `step` (the first step is 1): a function of the view and the course alone."""
     mine = view.shards(member, virtual_shards)
-    first, stop = positions.of(step)
+    first, stop = course.of(step)
     per_shard = (stop - first) // virtual_shards
     return Lease(
         view=view.number,
@@ -70,4 +72,5 @@ def lease(view: View, member: MemberId, step: int, *, positions: Positions, virt
         shards=(mine.start, mine.stop),
         start=first + mine.start * per_shard,
         stop=first + mine.stop * per_shard,
+        progress=(course.progress(step - 1), course.progress(step)),
     )

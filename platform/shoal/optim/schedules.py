@@ -39,11 +39,9 @@ from shoal.job.schedules import (
 )
 
 
-def learning_rate(peak: float, schedule: Schedule, step: int, total_steps: int) -> float:
-    """Learning rate of step `step`, the first being 1, of `total_steps`. Steps beyond the end keep the last rate."""
-    if step < 1 or total_steps < 1:
-        raise ValueError(f"steps count from 1, got step={step} of total_steps={total_steps}")
-    return peak * factor(schedule, step / total_steps)
+def learning_rate(peak: float, schedule: Schedule, progress: float) -> float:
+    """Learning rate of the step that ends at `progress`. Beyond the end the last rate stays."""
+    return peak * factor(schedule, progress)
 
 
 def factor(schedule: Schedule, progress: float, origin: float = 0.0) -> float:

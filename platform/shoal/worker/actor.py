@@ -37,7 +37,6 @@ class Outfit:
     member: MemberId
     job: bytes
     """The job, pickled by value."""
-    total_steps: int
     checkpoint_uri: str
     export_uri: str
     validation_samples: int

@@ -133,7 +133,8 @@ class Courier:
         for lease in grant.leases:
             if lease.step > self.told.until:  # a restarted coordinator may repeat itself
                 snapshots = (*self.told.snapshots, lease.step) if lease.snapshot else self.told.snapshots
-                self.told = Told(lease.step, snapshots[-TOLD_SNAPSHOTS:])
+                progress = (*self.told.progress, (lease.step, lease.progress[1]))
+                self.told = Told(lease.step, snapshots[-TOLD_SNAPSHOTS:], progress)
                 self.leases.put(lease)
         if grant.end is not None and self.end is None:
             self.end = grant.end
@@ -149,3 +150,4 @@ class Courier:
                 kept.append(said)
                 heard += i < self._heard
         self._kept, self._heard = kept, heard
+        self.told = replace(self.told, progress=tuple(p for p in self.told.progress if p[0] > committed))

@@ -65,7 +65,7 @@ class Life:
         self._links, self._outfit, self._job = links, outfit, job
         self._engine, self._snapshots = estate.engine, estate.snapshots
         self._courier = Courier(order.member, order.view.number, self._sync, patience_s=COORDINATOR_S)
-        self._loader = Loader(self._courier.leases, self._read(), augmenter(job, outfit.total_steps))
+        self._loader = Loader(self._courier.leases, self._read(), augmenter(job))
         self._writer = AsyncShardWriter()
         self._sender = None if estate.engine.keeps_state else Sender(self._send, self._courier.speak)
         self._loop = self._make_loop()
@@ -187,7 +187,7 @@ class Life:
             job=job,
             engine=self._engine,
             order=order,
-            ends=Ends(outfit.total_steps, outfit.checkpoint_uri, self._export),
+            ends=Ends(outfit.checkpoint_uri, self._export),
             loader=self._loader,
             courier=self._courier,
             evaluator=evaluator,

@@ -20,8 +20,8 @@ Samples = dict[str, np.ndarray]
 """Column by column, each array of shape [samples, ...]."""
 Read = Callable[[Sequence[tuple[int, int]]], list[Samples]]
 """Ranges of positions -> their samples."""
-Augment = Callable[[Samples, int], Samples]
-"""(samples, position of the first one) -> what the model sees of them; leaves the given arrays as they are."""
+Augment = Callable[[Samples, int, int, float], Samples]
+"""As `shoal.data.augment.augmenter` gives it; leaves the given arrays as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Loader:
         self,
         leases: queue.Queue[Lease | BaseException | None],
         read: Read,
-        augment: Augment = lambda samples, first: samples,
+        augment: Augment = lambda samples, *_: samples,
     ) -> None:
         self._leases, self._read, self._augment = leases, read, augment
         self._ready: queue.Queue[Work | BaseException | None] = queue.Queue(maxsize=DEPTH)
@@ -96,8 +96,10 @@ class Loader:
                 return
 
     def _work(self, lease: Lease, samples: Samples) -> Work:
-        digests = shard_digests(samples, lease.shards[1] - lease.shards[0])
-        return Work(lease, self._augment(samples, lease.start), digests)
+        shards = lease.shards[1] - lease.shards[0]
+        digests = shard_digests(samples, shards)
+        shard_size = (lease.stop - lease.start) // shards
+        return Work(lease, self._augment(samples, lease.start, shard_size, lease.progress[0]), digests)
 
     def _put(self, item: Work | BaseException | None) -> None:
         while not self._closed:

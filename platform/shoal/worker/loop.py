@@ -34,7 +34,6 @@ from shoal.worker.snapshots import Sender, Snapshots
 class Ends:
     """Where the run ends and what it leaves."""
 
-    total_steps: int
     checkpoint_uri: str
     export: Callable[[Engine], None]
 
@@ -111,7 +110,7 @@ class Loop:
 
     def _train(self, work: Work) -> StepReport:
         lease, job, engine = work.lease, self.job, self.engine
-        rate = learning_rate(job.optimizer.lr, job.schedule, lease.step, self.ends.total_steps)
+        rate = learning_rate(job.optimizer.lr, job.schedule, lease.progress[1])
         losses, each = self._accumulate(work)
         self._at("update")
         engine.note(split(work.digests))
@@ -135,6 +134,7 @@ class Loop:
             update_s=times.update_s,
             samples=digests,
             sources=self._by_source(lease, each),
+            progress=lease.progress[1],
             whole=bool(whole),
         )
 

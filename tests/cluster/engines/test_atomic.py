@@ -131,4 +131,4 @@ def advance(kept: dict[str, Any], rank: int, size: int, steps: tuple[int, int]) 
     job, engine = kept["job"], kept["engine"]
     for step in range(steps[0] + 1, steps[1] + 1):
         run_step(engine, job, rank, size, step)
-        engine.update(learning_rate(job.optimizer.lr, job.schedule, step, TOTAL))
+        engine.update(learning_rate(job.optimizer.lr, job.schedule, step / TOTAL))

@@ -11,6 +11,8 @@ import torch
 
 from shoal.engines import make_engine
 from shoal.job import Optimizer
+from shoal.job.optimizers import NAMES, RULES
+from shoal.optim.optimizers import state_names
 from shoal.state.layout import divide
 from tests.support import engine_tasks as tasks
 from tests.support.engine_jobs import ENGINES, EXACT, LOOSE, difference, make_job, state_of
@@ -50,6 +52,21 @@ def test_sgd_with_momentum_and_no_clipping(pool: ProcessPool, engine: str) -> No
     outcomes = pool.run(train, job, (0, 20), members=range(2))
     assert difference(outcomes[0].parameters, plain(job, 20)[0]) < EXACT
     assert set(state_of(outcomes)[0].tensors) == {"param", "momentum_buffer"}
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("sgd", "adamw")])
+def test_every_optimizer_and_its_state_on_all_engines_and_sizes(pool: ProcessPool, name: Any) -> None:
+    optimizer = Optimizer(name=name, lr=1e-2, clip_norm=0.5, ema=0.8)
+    alone = [("replicated", 2), ("replicated", 1), ("replicated", 3)]
+    everywhere = [("zero3", 2), ("replicated", 3), ("zero1", 2), ("zero2", 1)]
+    state, done = None, 0
+    for engine, size in alone if RULES[name].needs else everywhere:
+        job = make_job(tasks.Regression(), engine, optimizer=optimizer)
+        outcomes = pool.run(train, job, (done, done + 3), members=range(size), state=state)
+        state, done = state_of(outcomes), done + 3
+        assert set(state[0].tensors) == {"param", *state_names(optimizer)}
+    assert difference(outcomes[0].parameters, plain(job, done)[0]) < EXACT
+    assert difference(outcomes[0].averaged, outcomes[0].parameters) > EXACT
 
 
 @each_engine

@@ -14,13 +14,14 @@ from shoal.engines import make_engine
 from shoal.engines.flat import BLOCK
 from shoal.engines.reduction import PIECE
 from shoal.job import Batch, Job, Optimizer, Workers
+from shoal.job.optimizers import NAMES, RULES
 from shoal.optim.schedules import learning_rate
 from shoal.state.layout import Shard
 from shoal.tasks import LanguageModel
 from shoal.tasks.base import Task
 from tests.cluster.engines.test_views import count_things
 from tests.support import engine_tasks as tasks
-from tests.support.engine_jobs import ENGINES, difference, digest_of, make_job, state_of
+from tests.support.engine_jobs import ENGINES, LOOSE, difference, digest_of, make_job, state_of
 from tests.support.engine_runs import TOTAL, Outcome, note_of, plain, reader, rows, run_step, train
 from tests.support.engine_selection import selecting, train_selecting
 from tests.support.process_pool import ProcessPool, RemoteFailure
@@ -73,6 +74,17 @@ def test_one_digest_for_every_engine_and_size(eight: ProcessPool, optimizer: Opt
     right, norms = plain(jobs[0], 5, by_shard=True)
     assert difference({**outcomes[0].parameters, **state_of(outcomes)[0].buffers}, right) < NEAR
     assert outcomes[0].norms == pytest.approx(norms, rel=NEAR)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("sgd", "adamw")])
+def test_one_digest_with_every_optimizer(eight: ProcessPool, name: Any) -> None:
+    optimizer = Optimizer(name=name, lr=1e-2)
+    engines = ("replicated",) if RULES[name].needs else ("replicated", "zero1", "zero3")
+    jobs = [exact_job(tasks.Demanding(width=67), engine, optimizer=optimizer) for engine in engines]
+    outcomes = one_digest(eight, jobs, (1, 3), steps=3)
+    found = {**outcomes[0].parameters, **state_of(outcomes)[0].buffers}
+    # Muon computes its updates in bfloat16.
+    assert difference(found, plain(jobs[0], 3, by_shard=True)[0]) < (LOOSE if name == "muon" else NEAR)
 
 
 def test_one_digest_where_samples_are_chosen(eight: ProcessPool) -> None:
@@ -184,7 +196,7 @@ def go_on(
             engine.write_state(reader(given), given[0].scalars, given[0].buffers, shared=False)
         for step in range(steps[0] + 1, steps[1] + 1):
             run_step(engine, job, rank, size, step)
-            engine.update(learning_rate(job.optimizer.lr, job.schedule, step, TOTAL))
+            engine.update(learning_rate(job.optimizer.lr, job.schedule, step / TOTAL))
         assert engine.applied == steps[1]
         return engine.read_state()
     finally:

@@ -101,7 +101,7 @@ def in_view(
             assert all(p._version == version for p, version in untouched), "who is up to date is not written to"
         for step in range(steps[0] + 1, steps[1] + 1):
             run_step(engine, job, rank, size, step)
-            engine.update(learning_rate(job.optimizer.lr, job.schedule, step, TOTAL))
+            engine.update(learning_rate(job.optimizer.lr, job.schedule, step / TOTAL))
         whole = digest_of([engine.offered(0, 1)]) if engine.keeps_state else None
         return engine.read_state(), whole, engine.full_parameters()
     finally:

@@ -99,7 +99,7 @@ def go_on(kept: dict[str, Any], rank: int, size: int, job: Job, steps: tuple[int
     try:
         for step in range(steps[0] + 1, steps[1] + 1):
             run_step(engine, job, rank, size, step)
-            engine.update(learning_rate(job.optimizer.lr, job.schedule, step, 50))
+            engine.update(learning_rate(job.optimizer.lr, job.schedule, step / 50))
         return engine.full_parameters()
     finally:
         engine.leave()

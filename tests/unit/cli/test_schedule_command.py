@@ -45,7 +45,7 @@ def test_the_numbers_are_those_of_the_training() -> None:
     (rex,) = found["schedules"]
     assert rex["schedule"] == "Rex(warmup=0.15, final=0.1)"
     for what, step in (("first", 1), ("warmup_end", 6), ("middle", 20), ("last", 40)):
-        right = learning_rate(0.5, shoal.Rex(warmup=0.15), step, 40)
+        right = learning_rate(0.5, shoal.Rex(warmup=0.15), step / 40)
         assert rex[what] == {"progress": step / 40, "step": step, "rate": pytest.approx(right)}
     assert len(rex["rates"]) == 101
     assert rex["rates"][-1] == rex["last"]["rate"] == 0.05

@@ -306,7 +306,7 @@ def test_a_label_beyond_the_classes_is_named() -> None:
 def test_the_job_says_seed_and_shards() -> None:
     made = job(ImageClassifier(), *ALL[:5], seed=9, batch=Batch(size=12, virtual_shards=3))
     samples = some(8)
-    assert same(augmenter(made, 100)(samples, 24), do(ALL[:5], samples, seed=9, first=24, shard_size=4))
+    assert same(augmenter(made)(samples, 24, 4, 0.5), do(ALL[:5], samples, seed=9, first=24, shard_size=4))
 
 
 def job(task: Any, *augment: Augmentation, **parts: Any) -> Job:

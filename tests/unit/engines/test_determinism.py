@@ -14,6 +14,7 @@ from shoal.engines.determinism import check_process
 from shoal.engines.exact_zero import VECTOR
 from shoal.errors import ConfigError
 from shoal.job import Optimizer
+from shoal.job.optimizers import RULES
 from shoal.optim.optimizers import make_optimizer
 from tests.support import engine_tasks as tasks
 from tests.support.engine_jobs import make_job
@@ -21,7 +22,10 @@ from tests.support.engine_jobs import make_job
 pytestmark = pytest.mark.unit
 
 
-@pytest.mark.parametrize("spec", [Optimizer(), Optimizer(name="sgd", lr=0.1)], ids=["adamw", "sgd"])
+EVERYWHERE = [Optimizer(name=name, lr=0.1) for name, rule in RULES.items() if not rule.needs]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("spec", EVERYWHERE, ids=lambda spec: spec.name)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_an_element_is_updated_alike_wherever_a_padded_vector_is_cut(spec: Optimizer, threads: int) -> None:
     count = 700 * VECTOR

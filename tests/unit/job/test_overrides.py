@@ -145,7 +145,7 @@ def test_of_equal_names_the_last_counts_and_nothing_changes_nothing():
         (["workers.max=2.5"], r"workers\.max='2\.5' is not a whole number"),
         (["workers.max=1e400"], r"is not a whole number"),
         (["optimizer.lr=-1"], r"optimizer\.lr=-1\.0 must be more than 0"),
-        (["optimizer.name=adam"], r'is not one of adamw, sgd; did you mean "adamw"'),
+        (["optimizer.name=adamax"], r'is not one of sgd, adam, adamw, .*muon; did you mean "adam"'),
         (["numerics=exakt"], r"'exakt' is not one of fast, exact; did you mean \"exact\""),
         (["engine.stage=4"], r"engine\.stage='4' is not one of 1, 2, 3"),
         (["optimizer.betas=0.9"], r"optimizer\.betas='0\.9' is not 2 values with commas between"),
@@ -161,7 +161,10 @@ def test_of_equal_names_the_last_counts_and_nothing_changes_nothing():
         (["task.wdth=32"], r"no task\.wdth; did you mean task\.width\?"),
         (["task.extra.classes=3"], r"task\.extra is empty"),
         (["task.color=green"], r"is not one of RED, BLUE"),
-        (["budget.steps=5", "budget.epochs=1"], r"exactly one of steps, samples, epochs; got steps=5, epochs=1"),
+        (
+            ["budget.steps=5", "budget.epochs=1"],
+            r"exactly one of steps, samples, epochs, seconds; got steps=5, epochs=1",
+        ),
         (["budget.steps=none"], r"exactly one"),
         (["task.config={}", "task.config.a=1"], r"no task\.config\.a"),
     ],
@@ -250,7 +253,7 @@ def test_any_text_is_read_or_refused_by_name(text, annotation):
 def test_a_flattened_job_can_be_set_again_on_any_other():
     job = a_job(
         Net(width=64, label="none", head=Head(classes=2), config={"layers": 3}, sizes=()),
-        optimizer=Optimizer(name="sgd", clip_norm=None, betas=(0.5, 0.25)),
+        optimizer=Optimizer(name="lion", clip_norm=None, betas=(0.5, 0.25), weight_decay=0.5),
         workers=Workers(max=3, resources=(("tpu", 2.0),)),
         budget=Budget(epochs=1.5),
     )

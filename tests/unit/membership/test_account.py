@@ -9,6 +9,7 @@ import pytest
 
 from shoal.membership.account import Account
 from shoal.membership.commits import Tally
+from shoal.membership.course import Course
 from shoal.membership.leasing import Due, LastDue, Leasing, Plan
 from shoal.membership.messages import (
     Entered,
@@ -25,8 +26,8 @@ from shoal.positions import Positions
 pytestmark = pytest.mark.unit
 
 IN = Entered(0.1, 0.1)
-POSITIONS = Positions.even(8, 20)
-PLAN = Plan(POSITIONS, 4, evaluate_every=5, checkpoint_every=10, export=False, can_evaluate=True)
+COURSE = Course(Positions.even(8, 20))
+PLAN = Plan(COURSE, 4, evaluate_every=5, checkpoint_every=10, export=False, can_evaluate=True)
 
 
 def says(member: str, view: int, steps: Iterable[int] = (), kept: Iterable[int] = (), entered: bool = True) -> Reports:
@@ -52,7 +53,7 @@ def begin(
 ) -> None:
     view = View(number, tuple(members))
     due = Leasing(view, PLAN, source + 1, owes=owes).last_due
-    account.begin(Tally(view, first_step=source + 1, positions=POSITIONS, sharded=sharded, last_due=due))
+    account.begin(Tally(view, first_step=source + 1, course=COURSE, sharded=sharded, last_due=due))
 
 
 def steps(final: object) -> list[int]:
@@ -204,7 +205,7 @@ def test_words_from_other_views_change_nothing() -> None:
 def test_a_lost_coordinator_is_followed_by_one_that_knows_the_ledger() -> None:
     account = Account(5)
     tallies = [
-        Tally(View(number, ("a", "b")), first_step=source + 1, positions=POSITIONS, last_due=lambda _: LastDue())
+        Tally(View(number, ("a", "b")), first_step=source + 1, course=COURSE, last_due=lambda _: LastDue())
         for number, source in ((1, 0), (2, 9), (3, 2), (4, 6))  # view 2 was rolled back
     ]
     over = [ended(says("a", 3, range(3, 7)), 6), ended(says("b", 2, range(10, 12)), 11)]
@@ -218,9 +219,7 @@ def test_a_lost_coordinator_is_followed_by_one_that_knows_the_ledger() -> None:
 def test_a_successor_commits_what_nobody_can_tell_of_without_numbers() -> None:
     account = Account(5)
     view = View(3, ("a", "b"))
-    account.adopt(
-        [Tally(view, first_step=3, positions=POSITIONS), Tally(View(4, ("c",)), first_step=7, positions=POSITIONS)], []
-    )
+    account.adopt([Tally(view, first_step=3, course=COURSE), Tally(View(4, ("c",)), first_step=7, course=COURSE)], [])
     assert [(c.step, c.view, c.covered) for c in account.add(says("c", 4)).commits] == [(6, 3, 0)]
     assert account.committed == 6
 
@@ -230,7 +229,7 @@ def test_a_word_that_went_with_its_member_and_the_coordinator_that_had_heard_it_
         """View 2 was not told to evaluate step 5: all parts of that were there when it was formed."""
         formed = ((View(1, ("a", "b")), 0), (View(2, ("a",)), 5))
         return [
-            Tally(v, first_step=s + 1, positions=POSITIONS, last_due=Leasing(v, PLAN, s + 1, owes=Due()).last_due)
+            Tally(v, first_step=s + 1, course=COURSE, last_due=Leasing(v, PLAN, s + 1, owes=Due()).last_due)
             for v, s in formed
         ]
 

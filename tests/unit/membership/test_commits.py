@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from shoal.digests import step_digest
 from shoal.membership.commits import Commit, Tally
+from shoal.membership.course import Course
 from shoal.membership.leasing import LastDue
 from shoal.membership.messages import (
     Entered,
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.unit
 
 IN = Entered(0.1, 0.1)
 VIEW = View(1, ("a", "b"))
-POSITIONS = Positions.even(8, 1000)
+COURSE = Course(Positions.even(8, 1000))
 
 
 def report(step: int, losses: tuple[tuple[int, float], ...] = ((1, 1.0),), step_s: float = 0.1) -> StepReport:
@@ -49,7 +50,7 @@ def says(member: str, *steps: int, kept: tuple[int, ...] = (), view: View = VIEW
 @given(data=st.data(), size=st.integers(1, 5), steps=st.integers(1, 12))
 def test_commits_come_once_and_in_order_under_any_interleaving(data: st.DataObject, size: int, steps: int) -> None:
     view = View(1, tuple(f"w{i}" for i in range(size)))
-    tally = Tally(view, first_step=4, positions=POSITIONS)
+    tally = Tally(view, first_step=4, course=COURSE)
     turns = data.draw(st.permutations([m for m in view.members for _ in range(steps)]))
     at = dict.fromkeys(view.members, 3)
     commits: list[Commit] = []
@@ -71,7 +72,7 @@ def test_a_sharded_step_is_committed_when_one_snapshot_is_with_everybodys_buddy(
     data: st.DataObject, size: int, steps: int
 ) -> None:
     view = View(1, tuple(f"w{i}" for i in range(size)))
-    tally = Tally(view, first_step=1, positions=POSITIONS, sharded=True)
+    tally = Tally(view, first_step=1, course=COURSE, sharded=True)
     done = dict.fromkeys(view.members, 0)
     kept: dict[str, set[int]] = {m: set() for m in view.members}
     commits: list[Commit] = []
@@ -94,7 +95,7 @@ def test_a_sharded_step_is_committed_when_one_snapshot_is_with_everybodys_buddy(
 
 
 def test_latest_snapshots_of_different_steps_make_no_whole_state() -> None:
-    tally = Tally(VIEW, first_step=1, positions=POSITIONS, sharded=True)
+    tally = Tally(VIEW, first_step=1, course=COURSE, sharded=True)
     assert tally.add(says("a", 1, 2, 3, kept=(3,))).commits == ()
     # Of step 3 one part is copied, of step 1 the other: no loss may be afforded yet.
     assert tally.add(says("b", 1, 2, 3, kept=(1,))).commits == ()
@@ -103,7 +104,7 @@ def test_latest_snapshots_of_different_steps_make_no_whole_state() -> None:
 
 
 def test_nothing_is_final_before_all_have_taken_over_the_state() -> None:
-    tally = Tally(VIEW, first_step=6, positions=POSITIONS, last_due=lambda _: LastDue(evaluate=5))
+    tally = Tally(VIEW, first_step=6, course=COURSE, last_due=lambda _: LastDue(evaluate=5))
     owed = EvaluationReport(5, 1, {"loss": 1.0}, 1.0)
     assert tally.add(Reports("a", 1, evaluations=(owed,), entered=IN)).evaluations == ()
     assert tally.add(Reports("b", 1, evaluations=(owed,))).evaluations == ()
@@ -111,7 +112,7 @@ def test_nothing_is_final_before_all_have_taken_over_the_state() -> None:
 
 
 def test_the_loss_is_the_mean_over_virtual_shards_and_the_slowest_member_times_the_step() -> None:
-    tally = Tally(View(2, ("a", "b")), first_step=1, positions=POSITIONS)
+    tally = Tally(View(2, ("a", "b")), first_step=1, course=COURSE)
     b = Reports("b", 2, steps=(report(1, ((1, 5.0), (2, 2.0)), step_s=0.5),))
     assert tally.add(b).commits == ()
     (commit,) = tally.add(Reports("a", 2, steps=(report(1, ((1, 3.0),), step_s=0.2),))).commits
@@ -121,11 +122,11 @@ def test_the_loss_is_the_mean_over_virtual_shards_and_the_slowest_member_times_t
 
 def test_one_word_of_all_losses_is_enough() -> None:
     of_all = replace(report(1, ((1, 4.0), (1, 2.0))), whole=True, samples="ab" * 16)
-    tally = Tally(VIEW, first_step=1, positions=POSITIONS)
+    tally = Tally(VIEW, first_step=1, course=COURSE)
     tally.add(Reports("a", 1, steps=(of_all,)))
     (commit,) = tally.add(Reports("b", 1, steps=(of_all,))).commits
     assert (commit.loss, commit.covered) == (3.0, 2)
-    broken = Tally(VIEW, first_step=1, positions=POSITIONS)
+    broken = Tally(VIEW, first_step=1, course=COURSE)
     (settled,) = broken.settle([ViewEnd("b", 1, 1, reports=Reports("b", 1, steps=(of_all,)))], 1).commits
     assert (settled.loss, settled.covered) == (3.0, 2)
     assert commit.samples_digest == settled.samples_digest == step_digest(["ab" * 8, "ab" * 8])
@@ -135,21 +136,21 @@ def test_the_samples_digest_is_that_of_all_parts_in_shard_order_or_none() -> Non
     one, two = replace(report(1), samples="aa"), replace(report(1), samples="bb")
     digests = []
     for order in (("a", "b"), ("b", "a")):
-        tally = Tally(VIEW, first_step=1, positions=POSITIONS)
+        tally = Tally(VIEW, first_step=1, course=COURSE)
         said = {"a": one, "b": two}
         digests.append([c.samples_digest for m in order for c in tally.add(Reports(m, 1, steps=(said[m],))).commits])
     assert digests[0] == digests[1]
-    together = Tally(View(1, ("c",)), first_step=1, positions=POSITIONS)
+    together = Tally(View(1, ("c",)), first_step=1, course=COURSE)
     (whole,) = together.add(Reports("c", 1, steps=(replace(report(1), samples="aabb"),))).commits
     assert [whole.samples_digest] == digests[0]
-    partly = Tally(VIEW, first_step=1, positions=POSITIONS)
+    partly = Tally(VIEW, first_step=1, course=COURSE)
     partly.add(Reports("a", 1, steps=(one,)))
     (commit,) = partly.add(Reports("b", 1, steps=(replace(two, samples=""),))).commits
     assert commit.samples_digest == ""
 
 
 def test_an_evaluation_is_the_mean_over_samples_and_waits_for_its_step() -> None:
-    tally = Tally(VIEW, first_step=5, positions=POSITIONS)
+    tally = Tally(VIEW, first_step=5, course=COURSE)
     a, b = EvaluationReport(5, 30, {"loss": 30.0}, 1.0), EvaluationReport(5, 10, {"loss": 50.0}, 2.0)
     tally.add(Reports("a", 1, steps=(report(5),), evaluations=(a,)))
     assert tally.add(Reports("b", 1, evaluations=(b,))).evaluations == ()
@@ -159,7 +160,7 @@ def test_an_evaluation_is_the_mean_over_samples_and_waits_for_its_step() -> None
 
 
 def test_a_checkpoint_is_complete_when_every_part_is_there_and_its_step_is_stable() -> None:
-    tally = Tally(VIEW, first_step=5, positions=POSITIONS, sharded=True)
+    tally = Tally(VIEW, first_step=5, course=COURSE, sharded=True)
     late, early = ShardWritten(step=5, seconds=1.0), ShardWritten(step=5, seconds=2.0, error="disk full")
     tally.add(replace(says("b", 5, kept=(5,)), written=(early,)))
     assert tally.add(replace(says("a", 5), written=(late,))).written == ()
@@ -168,7 +169,7 @@ def test_a_checkpoint_is_complete_when_every_part_is_there_and_its_step_is_stabl
 
 
 def test_after_a_break_what_the_survivors_did_is_final_with_what_they_could_say() -> None:
-    tally = Tally(VIEW, first_step=1, positions=POSITIONS)
+    tally = Tally(VIEW, first_step=1, course=COURSE)
     tally.add(says("a", 1))
     tally.add(says("b", 1))
     end = ViewEnd("a", 1, 3, broken="reset", reports=says("a", 1, 2, 3))
@@ -178,14 +179,14 @@ def test_after_a_break_what_the_survivors_did_is_final_with_what_they_could_say(
 
 
 def test_a_step_of_which_nobody_is_left_to_speak_is_committed_without_numbers() -> None:
-    tally = Tally(VIEW, first_step=1, positions=POSITIONS)
+    tally = Tally(VIEW, first_step=1, course=COURSE)
     (commit,) = tally.settle([], 1).commits
     assert (commit.step, commit.covered) == (1, 0)
     assert math.isnan(commit.loss)
 
 
 def test_a_tally_that_is_taken_over_tells_only_what_the_ledger_lacks() -> None:
-    tally = Tally(VIEW, first_step=1, positions=POSITIONS)
+    tally = Tally(VIEW, first_step=1, course=COURSE)
     tally.resume_at(2, evaluated=(1,))
     one, two = (EvaluationReport(s, 1, {"loss": 1.0}, 1.0) for s in (1, 2))
     tally.add(replace(says("a", 1, 2, 3), evaluations=(one, two)))
@@ -196,4 +197,4 @@ def test_a_tally_that_is_taken_over_tells_only_what_the_ledger_lacks() -> None:
 
 def test_a_report_of_a_stranger_is_our_bug() -> None:
     with pytest.raises(AssertionError, match="w9"):
-        Tally(View(1, ("a",)), first_step=1, positions=POSITIONS).add(says("w9", 1))
+        Tally(View(1, ("a",)), first_step=1, course=COURSE).add(says("w9", 1))

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shoal.membership.course import Course
 from shoal.membership.leasing import LEAST_AHEAD, MOST_AHEAD, Due, End, EndKind, LastDue, Leasing, Plan, horizon
 from shoal.membership.view import View
 from shoal.positions import Positions
@@ -15,7 +16,7 @@ from shoal.positions import Positions
 pytestmark = pytest.mark.unit
 
 PLAN = Plan(
-    positions=Positions.even(8, 10),
+    course=Course(Positions.even(8, 10)),
     virtual_shards=4,
     evaluate_every=4,
     checkpoint_every=5,
@@ -59,7 +60,7 @@ def test_flags_follow_the_job() -> None:
 
 def test_snapshots_are_of_the_first_step_of_each_nth_after_it_and_of_checkpoints() -> None:
     leasing = Leasing(
-        VIEW, replace(SHARDED, positions=Positions.even(8, 20), checkpoint_every=9), first_step=2
+        VIEW, replace(SHARDED, course=Course(Positions.even(8, 20)), checkpoint_every=9), first_step=2
     )  # and one of the last
     leasing.extend(4, 3)
     leasing.extend(20, 3)
@@ -135,12 +136,12 @@ def test_a_change_never_undoes_an_end() -> None:
 
 
 def test_a_view_with_nothing_left_to_do_ends_at_once_and_owes_what_is_due_at_the_end() -> None:
-    leasing = Leasing(VIEW, replace(PLAN, positions=Positions.even(8, 2)), first_step=3)
+    leasing = Leasing(VIEW, replace(PLAN, course=Course(Positions.even(8, 2))), first_step=3)
     assert leasing.end is not None
     assert flags(leasing.end) == (2, False, False, True)
     assert leasing.owes == Due(evaluate=True, checkpoint=True)
     assert leasing.take("a") == ()
-    known = Leasing(VIEW, replace(PLAN, positions=Positions.even(8, 2)), first_step=3, owes=Due(checkpoint=True))
+    known = Leasing(VIEW, replace(PLAN, course=Course(Positions.even(8, 2))), first_step=3, owes=Due(checkpoint=True))
     assert known.owes == Due(checkpoint=True)
 
 
@@ -155,7 +156,10 @@ def test_a_view_with_nothing_left_to_do_ends_at_once_and_owes_what_is_due_at_the
     ],
 )
 def test_what_was_last_due(owes: Due | None, step: int, last: LastDue) -> None:
-    assert Leasing(VIEW, replace(PLAN, positions=Positions.even(8, 20)), first_step=7, owes=owes).last_due(step) == last
+    assert (
+        Leasing(VIEW, replace(PLAN, course=Course(Positions.even(8, 20))), first_step=7, owes=owes).last_due(step)
+        == last
+    )
 
 
 @settings(deadline=None)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shoal.membership.course import Course
 from shoal.membership.view import View, lease
 from shoal.positions import Positions
 
@@ -30,7 +31,9 @@ def test_members_divide_the_virtual_shards_without_gap_or_overlap(shards: int, s
 @given(step=st.integers(1, 1000), size=st.integers(1, 8), per_shard=st.integers(1, 5))
 def test_leases_of_a_step_cover_its_samples_in_rank_order(step: int, size: int, per_shard: int) -> None:
     view, batch = view_of(size), 8 * per_shard
-    given_out = [lease(view, m, step, positions=Positions.even(batch, 1000), virtual_shards=8) for m in view.members]
+    given_out = [
+        lease(view, m, step, course=Course(Positions.even(batch, 1000)), virtual_shards=8) for m in view.members
+    ]
     positions = [p for given_ in given_out for p in range(given_.start, given_.stop)]
     assert positions == list(range((step - 1) * batch, step * batch))
 
@@ -38,7 +41,7 @@ def test_leases_of_a_step_cover_its_samples_in_rank_order(step: int, size: int, 
 def test_cuts_overrule_the_even_division() -> None:
     view = View(1, ("a", "b", "c"), cuts=(0, 5, 6, 8))
     assert [view.shards(m, 8) for m in view.members] == [range(5), range(5, 6), range(6, 8)]
-    second = lease(view, "b", 2, positions=Positions.even(16, 9), virtual_shards=8)
+    second = lease(view, "b", 2, course=Course(Positions.even(16, 9)), virtual_shards=8)
     assert (second.start, view.bounds(8)) == (26, (0, 5, 6, 8))
 
 

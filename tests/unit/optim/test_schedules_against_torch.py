@@ -40,7 +40,7 @@ Make = Callable[[torch.optim.Optimizer], Any]
 
 
 def ours(schedule: Schedule, total: int = TOTAL) -> list[float]:
-    return [learning_rate(PEAK, schedule, step, total) for step in range(1, total + 1)]
+    return [learning_rate(PEAK, schedule, step / total) for step in range(1, total + 1)]
 
 
 def held_by_torch(make: Make, total: int = TOTAL) -> list[float]:

@@ -38,7 +38,7 @@ def work(*leases: Lease, job: Job = JOB, read: Any = stored) -> list[Work]:
     waiting: queue.Queue[Any] = queue.Queue()
     for item in (*leases, None):
         waiting.put(item)
-    loader = Loader(waiting, lambda ranges: [read(a, b) for a, b in ranges], augmenter(job, 100))
+    loader = Loader(waiting, lambda ranges: [read(a, b) for a, b in ranges], augmenter(job))
     loader.start()
     out = []
     while (item := loader.next()) is not None:

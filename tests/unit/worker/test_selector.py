@@ -83,7 +83,7 @@ def test_scoring_leaves_the_step_under_way_as_it_is() -> None:
     for step in (1, 2, 3):
         run_step(engine, job, 0, 1, step)
         assert all(module.training for module in engine.model.modules())
-        engine.update(learning_rate(job.optimizer.lr, job.schedule, step, TOTAL))
+        engine.update(learning_rate(job.optimizer.lr, job.schedule, step / TOTAL))
     assert difference({**engine.full_parameters(), **dict(engine.model.named_buffers())}, right) < EXACT
 
 

@@ -1,0 +1,112 @@
+"""What each step of a run reads, and how much of the budget is used when it is done. Pure: no clock of its own.
+
+Of most jobs all of that is known before the run begins. A budget of time or money is used up by the doing: there the
+coordinator decides about a step when it leases it, and once. A step that is computed again, after a loss, a resume or
+for `shoal verify`, is computed as it was decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from shoal.positions import Positions
+
+
+class Course:
+    """All steps are known: the run ends with the last one of `positions`."""
+
+    def __init__(self, positions: Positions, *, by: Literal["steps", "samples"] = "steps") -> None:
+        """`by`: what the budget counts."""
+        self.positions = positions
+        self._by_samples = by == "samples"
+
+    @property
+    def last(self) -> int | None:
+        """The run's last step; None: not known yet."""
+        return self.positions.steps
+
+    @property
+    def expected(self) -> int:
+        """The run's last step, as far as it can be foreseen."""
+        return self.positions.steps
+
+    def of(self, step: int) -> tuple[int, int]:
+        """(start, stop): the positions of the endless stream that `step` (from 1) reads."""
+        return self.positions.of(step)
+
+    def progress(self, step: int) -> float:
+        """Share of the budget that is used when `step` is done; 0 before the first one, 1 after the last one."""
+        if self._by_samples:
+            return self.positions.before(step) / self.positions.total
+        return step / self.positions.steps
+
+    def decide(self, until: int) -> int:
+        """Decide about the steps up to `until`; returns the last step that is decided, `until` at most."""
+        return min(until, self.positions.steps)
+
+    def restore(self, decided: Iterable[tuple[int, float]]) -> None:
+        """Take over what an earlier life of the coordinator told the members: (step, progress). Here it is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """How a budget that is used up by the doing stands at one moment, in its own unit."""
+
+    spent: float = 0.0
+    step: int = 0
+    """The last step that is paid for with that."""
+    per_step: float = 0.0
+    """What a further one costs; 0: not known yet."""
+
+    def after(self, step: int) -> float:
+        """What will be spent when `step` is done."""
+        return self.spent + max(0, step - self.step) * self.per_step
+
+
+class SpentCourse(Course):
+    """The budget is `budget` seconds, joules or dollars: the last step is the one that ends nearest to its end."""
+
+    def __init__(self, positions: Positions, budget: float, *, after: int, decided: Mapping[int, float]) -> None:
+        """`after`: the step after which the run goes on. `decided`: progress of steps that were decided earlier."""
+        super().__init__(positions)
+        self._budget = budget
+        self._progress = dict(decided)
+        self._known = after
+        self.outlook = Outlook(step=after)
+
+    @property
+    def last(self) -> int | None:
+        """The run's last step; None: not known yet."""
+        return self._known if self.progress(self._known) >= 1.0 else None
+
+    @property
+    def expected(self) -> int:
+        """The run's last step, as far as it can be foreseen."""
+        known, per_step = self._known, self.outlook.per_step
+        if self.last is not None or not per_step:
+            return known
+        return max(known, self.outlook.step + round((self._budget - self.outlook.spent) / per_step))
+
+    def progress(self, step: int) -> float:
+        """Share of the budget that is used when `step`, which is decided, is done."""
+        return self._progress.get(step, 0.0)
+
+    def decide(self, until: int) -> int:
+        """Decide about the steps up to `until`; returns the last step that is decided, `until` at most."""
+        while self._known < until and self.last is None:
+            self._known += 1
+            if self._known not in self._progress:
+                self._progress[self._known] = self._share(self._known)
+        return min(until, self._known)
+
+    def restore(self, decided: Iterable[tuple[int, float]]) -> None:
+        """Take over what an earlier life of the coordinator told the members: (step, progress)."""
+        self._progress.update(decided)
+
+    def _share(self, step: int) -> float:
+        spent = self.outlook.after(step)
+        if spent + self.outlook.per_step / 2 >= self._budget:
+            return 1.0  # one more step would end further beyond the budget than this one ends before it
+        return max(spent / self._budget, self.progress(step - 1))

@@ -1,0 +1,44 @@
+"""Budgets that are used up by the doing: the schedule ends with the budget, through kills, and the same again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import shoal
+from shoal.audit.run import audit_run
+from shoal.launch.verify import VerifyOptions, verify
+from shoal.run_folder import RunFolder
+from tests.support.faults import Fault, Faulty
+from tests.support.runs import Listener, commits, digits, ledger, run
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
+
+
+def test_a_run_of_some_seconds_ends_at_the_end_of_its_schedule_and_is_the_same_again(tmp_path: Path) -> None:
+    job = digits(
+        Faulty(faults=(Fault("SIGKILL", 1, 3, "backward"),), folder=str(tmp_path)),
+        numerics="exact",
+        budget=shoal.Budget(seconds=8.0),
+        schedule=shoal.Linear(warmup=0.0, final=0.25),
+        optimizer=shoal.Optimizer(lr=1e-2),
+        workers=shoal.Workers(min=2, max=2),
+        checkpoints=shoal.Checkpoints(every=5, keep_last=None, export=False),
+    )
+    outcome, _ = run(job, tmp_path)
+    assert outcome.status == "finished", outcome.error
+    assert any(e["kind"] == "loss" for e in ledger(outcome))
+    done = commits(outcome)
+    progress = [c["progress"] for c in done]
+    assert [c["step"] for c in done] == list(range(1, len(done) + 1))
+    assert progress == sorted(progress)
+    assert (progress[0] > 0, progress[-1]) == (True, 1.0)
+    assert [c["lr"] for c in done] == pytest.approx([1e-2 * (1 - 0.75 * p) for p in progress])
+    assert done[-1]["lr"] == pytest.approx(2.5e-3)
+    folder = RunFolder(Path(outcome.folder))
+    assert folder.read()["total_steps"] == len(done)
+    assert audit_run(folder).clean
+    again = verify(folder, VerifyOptions(workers=1), Listener())
+    assert again.identical, again.lines()
+    assert again.equal == len(done)
