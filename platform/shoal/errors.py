@@ -49,6 +49,10 @@ class WorkerRefused(ShoalError):
     """A worker came up with other code or another model than the run's; the message names what differs."""
 
 
+class WorkerStale(ShoalError):
+    """A worker's process cannot serve the next run, and a new process can; the message says why."""
+
+
 class TrainingFailed(ShoalError):
     """The run ended without reaching its budget; the message says why and where the record is."""
 

@@ -115,7 +115,7 @@ class Coordinator:
         """Views, one after another, until there is a conclusion."""
         scene, crew = self._scene, self._scene.crew
         scene.book.open(revived=self._revived)
-        background = [asyncio.ensure_future(c) for c in (crew.look_for_places(), self._watch())]
+        background = [asyncio.ensure_future(c) for c in (crew.take_in(), self._watch())]
         for task in background:
             task.add_done_callback(self._background_ended)
         try:

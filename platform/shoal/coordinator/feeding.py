@@ -31,7 +31,7 @@ class Feeding:
     async def reserve(self) -> None:
         """Have the CPUs: before any worker asks for some, so that it is never the workers that take them. An earlier
         life of the coordinator may have reserved them already. Raises CapacityError."""
-        plan, cpus, name = self._plan, self._plan.job.data.cpus, f"{self._plan.name}-{self._plan.launch}-reading"
+        plan, cpus, name = self._plan, self._plan.job.data.cpus, f"{self._plan.key}-reading"
         self._reserved = await asyncio.to_thread(find, name, cpus)
         if self._reserved is None:
             # Where the data is, if it lies on a disk that only one node has.

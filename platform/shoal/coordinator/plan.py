@@ -79,6 +79,11 @@ class RunPlan:
         return f"shoal-{self.run_id}"
 
     @property
+    def key(self) -> str:
+        """Tells this launch of the run from everything else in the cluster."""
+        return f"{self.name}-{self.launch}"
+
+    @property
     def sharded(self) -> bool:
         """Whether each member holds a part of the state only."""
         return self.job.engine.name != "replicated"
