@@ -210,6 +210,8 @@ class Coordinator:
             if not self._scene.finished:
                 self._scene.crew.want(self._scene.high)
             if self._scene.running is not None:
+                if self._scene.crew.lost:
+                    self._scene.running.leasing.stop(self._scene.crew.lost)
                 self._judge_starts()
                 self._stage.steer(now)
             if now - self._tidied_at >= TIDY_S:

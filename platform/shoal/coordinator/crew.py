@@ -68,8 +68,7 @@ class Crew:
     ) -> None:
         """`changed` is called when a worker became ready or failed to start, `gone` when one that was ready died."""
         self._supply, self._wanted, self._outfit, self._changed, self._gone = supply, wanted, outfit, changed, gone
-        self._next = 0
-        self._target = 0
+        self._next = self._wants = 0
         self._starting: dict[MemberId, asyncio.Task[None]] = {}
         self._begun = time.monotonic()
         self._enough_at: float | None = None
@@ -88,10 +87,9 @@ class Crew:
     def want(self, count: int) -> None:
         """Have `count` workers, those that start included, or as many as the supply allots. Called a few times a
         second: whoever changes what is wanted or who is there need not think of it."""
-        allotted = self._supply.allotted
-        self._target = count if allotted is None else min(count, allotted)
-        if allotted is not None:
-            self._recall(allotted)
+        self._wants = count
+        if self._supply.allotted is not None:
+            self._recall(self._supply.allotted)
         have = sum(h.leaving is None for h in self.hands.values())
         may_ask = time.monotonic() >= self._ask_from
         self._supply.want(count if may_ask else min(count, have + self._supply.asked), have)
@@ -122,10 +120,16 @@ class Crew:
         """Whether it is of no use to wait for more workers before the first view."""
         if self._starting:
             return False
-        placed = len(self.hands)
-        return placed >= self._target or (
+        allotted = self._supply.allotted
+        target = self._wants if allotted is None else min(self._wants, allotted)
+        return len(self.hands) >= target or (
             self._enough_at is not None and time.monotonic() - self._enough_at >= SETTLE_S
         )
+
+    @property
+    def lost(self) -> str | None:
+        """Why there will be no workers any more; None: there may be."""
+        return self._supply.lost
 
     @property
     def lacks_places(self) -> bool:
@@ -196,6 +200,8 @@ class Crew:
             await hand.actor.stay.remote(self._outfit.run)
         except ray.exceptions.RayError as error:
             self._gone(hand.member, error)
+        else:  # nobody told it to: whoever lent it has taken it back
+            self._gone(hand.member, WorkerLost(f"worker {hand.member} was taken back by the pool"))
 
     async def _prepare(self, hand: Hand) -> WorkerFacts:
         facts = await hand.actor.prepare.remote(replace(self._outfit, member=hand.member))

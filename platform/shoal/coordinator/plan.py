@@ -70,6 +70,9 @@ class RunPlan:
     replay: Path | None = None
     """A ledger; what it says of the course of the steps stands."""
 
+    pool: str | None = None
+    """The pool that lends the workers; None: the cluster gives them."""
+
     launch: str = field(default_factory=lambda: f"{time.time_ns():x}")
     """Tells the workers of this launch from those of an earlier one of the same run."""
 

@@ -10,6 +10,7 @@ from shoal.coordinator.book import Book
 from shoal.coordinator.crew import Crew
 from shoal.coordinator.durable import Durable
 from shoal.coordinator.plan import RunPlan
+from shoal.coordinator.pooled import PoolSupply
 from shoal.coordinator.running import Running
 from shoal.coordinator.spending import Spending, course_of
 from shoal.coordinator.summary import Summary
@@ -39,7 +40,7 @@ class Scene:
         self.book = Book(plan)
         self.durable = Durable(plan)
         self.summary = Summary(plan.job_blob, lambda text: self.book.say("warning", text))
-        self.crew = Crew(_supply(plan), plan.job.workers, _outfit(plan), changed, gone)
+        self.crew = Crew(_supply(plan, changed), plan.job.workers, _outfit(plan), changed, gone)
         self.phase = Phase.STARTING
         self.low, self.high = plan.job.workers.min, plan.job.workers.max
         self.stop: str | None = None
@@ -112,7 +113,7 @@ class Scene:
             stop=self.stop or plan.stretch_ended(step),
             finished=self.finished,
             saved=self.durable.reached == step,
-            verdict=self.verdict,
+            verdict=Fail(self.crew.lost) if self.crew.lost and not self.finished else self.verdict,
             settled=bool(self.formed) or self.crew.settled,
         )
 
@@ -147,7 +148,9 @@ class Scene:
             self.durable.submit(written.step, written.parts, self.book)
 
 
-def _supply(plan: RunPlan) -> Supply:
+def _supply(plan: RunPlan, changed: Callable[[], None]) -> Supply:
+    if plan.pool is not None:
+        return PoolSupply(plan.pool, plan, changed)
     return ClusterSupply(f"{plan.key}-", plan.job.workers, plan.name)
 
 
