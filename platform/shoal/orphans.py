@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 
 import ray
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
@@ -16,18 +17,18 @@ PATIENCE = 3
 """Looks in a row that must find nobody: a look may fall into a moment in which the cluster's head is busy."""
 
 
-def end_with(actor: str, namespace: str, also: PlacementGroup | None = None) -> None:
+def end_with(actor: str, namespace: str, also: Callable[[], PlacementGroup | None] = lambda: None) -> None:
     """End this process, and give back its place and `also`, when the named actor is gone for good. Returns at once."""
     threading.Thread(target=_watch, args=(actor, namespace, also), name="shoal-orphans", daemon=True).start()
 
 
-def _watch(actor: str, namespace: str, also: PlacementGroup | None) -> None:
+def _watch(actor: str, namespace: str, also: Callable[[], PlacementGroup | None]) -> None:
     missed, first = 0, _identity(actor, namespace)
     while missed < PATIENCE:
         time.sleep(LOOK_EVERY_S)
         # Also finds one that is being restarted; another actor that took the name over has another identity.
         missed = 0 if _identity(actor, namespace) == first is not None else missed + 1
-    for place in (also, get_current_placement_group()):
+    for place in (also(), get_current_placement_group()):
         if place is not None:
             remove_placement_group(place)  # its own takes this process with it
     os._exit(0)
