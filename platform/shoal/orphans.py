@@ -17,14 +17,21 @@ PATIENCE = 3
 """Looks in a row that must find nobody: a look may fall into a moment in which the cluster's head is busy."""
 
 
-def end_with(actor: str, namespace: str, also: Callable[[], PlacementGroup | None] = lambda: None) -> None:
-    """End this process, and give back its place and `also`, when the named actor is gone for good. Returns at once."""
-    threading.Thread(target=_watch, args=(actor, namespace, also), name="shoal-orphans", daemon=True).start()
+def end_with(
+    actor: str,
+    namespace: str,
+    *,
+    also: Callable[[], PlacementGroup | None] = lambda: None,
+    busy: Callable[[], bool] = lambda: False,
+) -> None:
+    """End this process, and give back its place and `also`, when the named actor is gone for good; while it is `busy`,
+    it may come to its own end first. Returns at once."""
+    threading.Thread(target=_watch, args=(actor, namespace, also, busy), name="shoal-orphans", daemon=True).start()
 
 
-def _watch(actor: str, namespace: str, also: Callable[[], PlacementGroup | None]) -> None:
+def _watch(actor: str, namespace: str, also: Callable[[], PlacementGroup | None], busy: Callable[[], bool]) -> None:
     missed, first = 0, _identity(actor, namespace)
-    while missed < PATIENCE:
+    while missed < PATIENCE or busy():
         time.sleep(LOOK_EVERY_S)
         # Also finds one that is being restarted; another actor that took the name over has another identity.
         missed = 0 if _identity(actor, namespace) == first is not None else missed + 1

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from shoal.coordinator.supply import Recruit, Supply
-from shoal.errors import ShoalError, WorkerLost, WorkerRefused, WorkerStale
+from shoal.errors import ShoalError, StaleProcess, WorkerLost, WorkerRefused
 from shoal.job import Workers
 from shoal.membership.admission import refusal
 from shoal.membership.view import MemberId
@@ -221,7 +221,7 @@ class Crew:
             raise WorkerRefused(self._refused)
 
     def _failed(self, hand: Hand, error: BaseException) -> None:
-        if not isinstance(error, WorkerStale):  # its place will have a new process; that is nobody's failure
+        if not isinstance(error, StaleProcess):  # its place will have a new process; that is nobody's failure
             self.failures.append((hand.member, error))
         self._starting.pop(hand.member, None)
         self.end(hand.member, fit=False)

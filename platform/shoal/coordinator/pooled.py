@@ -121,7 +121,9 @@ class PoolSupply:
         """One exchange; None if something more urgent is to be said meanwhile."""
         heard = self._answer.number if self._answer is not None else 0
         plan = self._plan
-        ask = Ask(plan.key, plan.run_id, plan.name, self._sizes, self._kind, frozenset(self._holds), unfit, heard)
+        ask = Ask(
+            plan.key, plan.run_id, plan.coordinator, self._sizes, self._kind, frozenset(self._holds), unfit, heard
+        )
         answer = asyncio.ensure_future(asyncio.wait_for(self._reach().sync.remote(ask), ANSWER_S))
         urgent = asyncio.ensure_future(self._urgent.wait())
         try:

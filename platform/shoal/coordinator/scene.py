@@ -151,7 +151,7 @@ class Scene:
 def _supply(plan: RunPlan, changed: Callable[[], None]) -> Supply:
     if plan.pool is not None:
         return PoolSupply(plan.pool, plan, changed)
-    return ClusterSupply(f"{plan.key}-", plan.job.workers, plan.name)
+    return ClusterSupply(f"{plan.key}-", plan.job.workers, plan.coordinator)
 
 
 def _outfit(plan: RunPlan) -> Outfit:

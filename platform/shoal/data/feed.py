@@ -69,7 +69,7 @@ class Feed:
         self._plan: FeedPlan | None = None
         self._reading: Reading | None = None
         if owner is not None:
-            end_with(owner, "shoal", lambda: self._plan.reservation.group if self._plan is not None else None)
+            end_with(owner, "shoal", also=lambda: self._plan.reservation.group if self._plan is not None else None)
 
     async def open(self, plan: FeedPlan) -> None:
         """Begin to read. What was read before, of whatever plan, is dropped."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from shoal.coordinator.status import Display, Outcome
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, RunOver
 from shoal.job import Job
 from shoal.launch.cluster import Local, connect, starts_local
 from shoal.launch.prepare import Prepared, prepare
@@ -119,12 +119,13 @@ def _supervise(ready: Prepared, connection: Connection, display: Display, stop: 
 
     _introduce(ready, connection, display)
     try:
-        coordinator = supervise.start(ready, connection)
-        ended = supervise.follow(coordinator, display, stop)
-    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+        post = supervise.start(ready, connection)
+        ended = supervise.follow(post, display, stop)
+    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError, RunOver) as error:
         return supervise.died(ready.folder, error)
     # Only now: if this process ends in any other way, the coordinator notices and does what `if_detached` says.
-    ray.kill(coordinator, no_restart=True)
     if ended is None:
+        post.end()
         return supervise.aborted(ready.folder, stop)
+    post.let_go()
     return supervise.outcome(ready.folder, ended, stop.exit_code)

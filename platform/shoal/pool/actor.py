@@ -14,6 +14,7 @@ import ray
 
 from shoal.pool.berths import Berths
 from shoal.pool.division import Claim, Share, divide, next_to_get
+from shoal.pool.shells import Shells
 from shoal.pool.spec import NAMESPACE, Answer, Ask, Claimant, Lent, PoolSpec, PoolStatus, RunInPool, WorkerInPool
 from shoal.pool.spec import pool_name as name_of
 from shoal.ray_compat import yield_to_training
@@ -42,6 +43,8 @@ class Pool:
         self._shares: dict[str, Share] = {}
         name = name_of(spec.name)
         self._berths = Berths(f"{name}/", spec, name, self._next_kind, self._settle)
+        node = ray.get_runtime_context().get_node_id()
+        self._shells = Shells(f"{name}/", name, node, spec.runs, self._is_over)
         self._background: list[asyncio.Task[None]] = []
         yield_to_training()
 
@@ -50,6 +53,7 @@ class Pool:
         if not self._background:
             self._background = [asyncio.ensure_future(c) for c in (self._berths.take_in(), self._mind())]
             self._settle()
+            self._shells.keep_warm()
         return self._spec
 
     # What runs say ---------------------------------------------------------------------------------------------------
@@ -93,6 +97,31 @@ class Pool:
         for berth in self._berths.of(run):
             self._berths.take_back(berth, fit=berth.lending not in unfit)
 
+    # Coordinators ----------------------------------------------------------------------------------------------------
+
+    async def begin_run(self, run_id: str, node_id: str, plan: bytes) -> str | None:
+        """Let a warm coordinator begin the run of a pickled plan; returns its actor's name. None: there is none on the
+        node of the run's folder."""
+        return await self._shells.begin(run_id, node_id, plan)
+
+    async def plan_of(self, shell: str) -> bytes | None:
+        """For a coordinator that was restarted: the plan of the run that it hosted."""
+        return self._shells.plan_of(shell)
+
+    async def host_of(self, run_id: str) -> str | None:
+        """Name of the actor of the coordinator that hosts the run."""
+        return self._shells.host_of(run_id)
+
+    async def shell_rests(self, shell: str) -> None:
+        """A coordinator has left its run."""
+        self._shells.rests(shell)
+        self._shells.keep_warm()
+
+    def _is_over(self, run_id: str) -> None:
+        for run in [c.ask.run for c in self._claimants.values() if c.ask.run_id == run_id]:
+            self._forget(run)
+        self._settle()
+
     # What people say -------------------------------------------------------------------------------------------------
 
     async def weigh(self, run_id: str, weight: float) -> None:
@@ -114,13 +143,14 @@ class Pool:
             for run, c in self._claimants.items()
             if (share := self._shares.get(run)) is not None
         )
-        return PoolStatus(self._spec, workers, runs, self._berths.asked)
+        return PoolStatus(self._spec, workers, runs, self._berths.asked, self._shells.warm())
 
     async def close(self) -> None:
         """End all workers."""
         for task in self._background:
             task.cancel()
         self._berths.end_all()
+        self._shells.end_free()
 
     # What it does ----------------------------------------------------------------------------------------------------
 
@@ -174,6 +204,7 @@ class Pool:
                 if quiet > SILENT_S or (quiet > QUIET_S and not await asyncio.to_thread(_is_there, claimant)):
                     self._forget(run)
             self._settle()
+            self._shells.keep_warm()
 
 
 def _is_there(claimant: Claimant) -> bool:

@@ -41,14 +41,19 @@ class OpenPool:
 
         ray.get(self._actor.weigh.remote(run_id, weight), timeout=ANSWER_S)
 
-    def wait_until_warm(self, count: int, timeout_s: float) -> None:
-        """Wait until so many workers are at rest or lent. Raises CapacityError."""
+    def wait_until_warm(self, workers: int, timeout_s: float, *, coordinators: int = 0) -> None:
+        """Wait until so many workers are at rest or lent, and so many coordinators free. Raises CapacityError."""
         deadline = time.monotonic() + timeout_s
-        while (there := sum(w.state in ("idle", "lent") for w in self.status().workers)) < count:
+        while True:
+            status = self.status()
+            there = sum(w.state in ("idle", "lent") for w in status.workers)
+            if there >= workers and status.coordinators >= coordinators:
+                return
             if time.monotonic() > deadline:
                 raise CapacityError(
-                    f"only {there} of {count} workers of the pool {self.name!r} are warm after {timeout_s:g} s; the "
-                    f"cluster may be too small for it, or the machine overloaded"
+                    f"only {there} of {workers} workers and {status.coordinators} of {coordinators} coordinators of "
+                    f"the pool {self.name!r} are warm after {timeout_s:g} s; the cluster may be too small for it, or "
+                    f"the machine overloaded"
                 )
             time.sleep(LOOK_S)
 
@@ -99,6 +104,19 @@ def require_pool(name: str, job: Job) -> PoolSpec:
     if why is not None:
         raise ConfigError(why)
     return spec
+
+
+def host_of(run_id: str) -> str | None:
+    """Name of the actor of the coordinator that hosts the run, in whatever pool of this cluster; None: in none."""
+    import ray
+
+    for name in _pools():
+        with suppress(ValueError, ray.exceptions.RayError):  # a pool that has just gone hosts nothing
+            pool: Any = ray.get_actor(name, NAMESPACE)
+            host = ray.get(pool.host_of.remote(run_id), timeout=ANSWER_S)
+            if host is not None:
+                return host
+    return None
 
 
 def _pools() -> list[str]:

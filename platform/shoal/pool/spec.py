@@ -152,6 +152,8 @@ class PoolStatus:
     runs: tuple[RunInPool, ...]
     asked: int
     """Places that the cluster has not granted yet."""
+    coordinators: int
+    """Coordinators that are warm and free."""
 
 
 @dataclass(slots=True)

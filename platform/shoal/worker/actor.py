@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.util.placement_group import get_current_placement_group
 
-from shoal.errors import TaskError, WorkerLost, WorkerStale
+from shoal.errors import StaleProcess, TaskError, WorkerLost
 from shoal.job import Job, by_value
 from shoal.membership.messages import Held, Told, ViewEnd, ViewOrder
 from shoal.orphans import end_with
@@ -42,7 +42,7 @@ class Worker:
     def warm_process(self, kind: Kind, *, sharded: bool = False) -> None:
         """Do what only the first stint in a process has to wait for: import torch, and DeepSpeed if `sharded`.
 
-        Raises WorkerStale if this process is of another kind, or holds modules that have changed on disk since.
+        Raises StaleProcess if this process is of another kind, or holds modules that have changed on disk since.
         """
         from shoal.worker.identity import changed_modules
         from shoal.worker.process import Process
@@ -50,15 +50,15 @@ class Worker:
         if self._process is None:
             self._process = Process(kind)
         if self._process.kind != kind:
-            raise WorkerStale(f"this process is of the kind {self._process.kind}, not {kind}")
+            raise StaleProcess(f"this process is of the kind {self._process.kind}, not {kind}")
         if changed := changed_modules(self._process.loaded):
-            raise WorkerStale(f"{', '.join(changed)} changed on disk after this process had imported it")
+            raise StaleProcess(f"{', '.join(changed)} changed on disk after this process had imported it")
         self._process.import_engines(sharded=sharded)
 
     def prepare(self, outfit: Outfit) -> WorkerFacts:
         """Put on the outfit: unpickle the job, build the model. Whatever run was served before is forgotten.
 
-        Raises TaskError if the user's code fails, WorkerStale if only a new process will do.
+        Raises TaskError if the user's code fails, StaleProcess if only a new process will do.
         """
         self.rest()
         self.warm_process(outfit.kind)

@@ -205,7 +205,7 @@ class Life:
         return [*self._writer.poll(), *(self._sender.poll() if self._sender is not None else ())]
 
     def _sync(self, reports: Reports) -> Grant:
-        return ray.get(self._links.coordinator.sync.remote(reports), timeout=SYNC_S)
+        return ray.get(self._links.coordinator.sync.remote(self._outfit.run, reports), timeout=SYNC_S)
 
     def _send(self, keeper: MemberId | None, step: int, parcel: Parcel) -> float:
         to = keeper or self.order.buddy
