@@ -28,7 +28,7 @@ from benchmarks.common import interleave, machine, ratios, spread, write_result
 from shoal.cli.display import make_display
 from shoal.data.sources import resolve
 from shoal.launch.api import RunOptions, run_job
-from shoal.launch.cluster import connect
+from shoal.launch.cluster import Local, connect
 from shoal.run_folder import RunFolder
 from shoal.tasks import LanguageModel
 from shoal.tracking.ledger import effective, read
@@ -98,7 +98,7 @@ def run_in_ray(engine: str, workers: int, spec: Path) -> Speed:
 
     from benchmarks.plain import train
 
-    with connect(job(engine, workers), None):
+    with connect(Local.of(job(engine, workers)), None):
         port, values = free_port(), SimpleNamespace(**json.loads(spec.read_text()))
         tasks = [ray.remote(num_cpus=1)(train).remote(engine, r, workers, port, values) for r in range(workers)]
         return speed(ray.get(tasks)[0]["step_s"])

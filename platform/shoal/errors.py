@@ -49,6 +49,14 @@ class WorkerRefused(ShoalError):
     """A worker came up with other code or another model than the run's; the message names what differs."""
 
 
+class StaleProcess(ShoalError):
+    """A process that was kept warm cannot serve the next run, and a new one can; the message says why."""
+
+
+class RunOver(ShoalError):
+    """A coordinator was asked for a run that it does not host any more."""
+
+
 class TrainingFailed(ShoalError):
     """The run ended without reaching its budget; the message says why and where the record is."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 
 import ray
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
@@ -16,18 +17,25 @@ PATIENCE = 3
 """Looks in a row that must find nobody: a look may fall into a moment in which the cluster's head is busy."""
 
 
-def end_with(actor: str, namespace: str, also: PlacementGroup | None = None) -> None:
-    """End this process, and give back its place and `also`, when the named actor is gone for good. Returns at once."""
-    threading.Thread(target=_watch, args=(actor, namespace, also), name="shoal-orphans", daemon=True).start()
+def end_with(
+    actor: str,
+    namespace: str,
+    *,
+    also: Callable[[], PlacementGroup | None] = lambda: None,
+    busy: Callable[[], bool] = lambda: False,
+) -> None:
+    """End this process, and give back its place and `also`, when the named actor is gone for good; while it is `busy`,
+    it may come to its own end first. Returns at once."""
+    threading.Thread(target=_watch, args=(actor, namespace, also, busy), name="shoal-orphans", daemon=True).start()
 
 
-def _watch(actor: str, namespace: str, also: PlacementGroup | None) -> None:
+def _watch(actor: str, namespace: str, also: Callable[[], PlacementGroup | None], busy: Callable[[], bool]) -> None:
     missed, first = 0, _identity(actor, namespace)
-    while missed < PATIENCE:
+    while missed < PATIENCE or busy():
         time.sleep(LOOK_EVERY_S)
         # Also finds one that is being restarted; another actor that took the name over has another identity.
         missed = 0 if _identity(actor, namespace) == first is not None else missed + 1
-    for place in (also, get_current_placement_group()):
+    for place in (also(), get_current_placement_group()):
         if place is not None:
             remove_placement_group(place)  # its own takes this process with it
     os._exit(0)

@@ -52,7 +52,8 @@ class Faulty(Digits):
 
     def build(self) -> Any:
         if self.faults and "ray" in __import__("sys").modules:
-            _hook(self)
+            _hook()
+            _HERE.slow_s = 0.0
         return super().build()
 
     def loss(self, model: Any, batch: dict[str, Any]) -> Any:
@@ -80,8 +81,9 @@ class Faulty(Digits):
 
 @dataclass
 class _Place:
-    """Where this process is in its work."""
+    """Where this process is in its work. It may serve one run after another."""
 
+    task: Any = None
     rank: int = -1
     step: int = -1
     view: int = 0
@@ -93,7 +95,7 @@ class _Place:
 _HERE = _Place()
 
 
-def _hook(task: Faulty) -> None:
+def _hook() -> None:
     """Learn where this process is: from the loop, the optimizer and what a view begins with."""
     if _HERE.hooked:
         return
@@ -111,7 +113,7 @@ def _hook(task: Faulty) -> None:
             if place:
                 _enter(args)
             if phase is not None:
-                _strike(task, phase)
+                _strike(_HERE.task, phase)
             return original(*args, **kwargs)
 
         setattr(where, name, hooked)
@@ -122,20 +124,21 @@ def _hook(task: Faulty) -> None:
     before(SliceReader, "read", "read")
     before(life.Life, "_enter", "forming", place=True)
     before(life, "take_state_from_peers", "state")
-    register_optimizer_step_pre_hook(lambda *_: _strike(task, "update"))
-    register_optimizer_step_post_hook(lambda *_: _strike(task, "updated"))
+    register_optimizer_step_pre_hook(lambda *_: _strike(_HERE.task, "update"))
+    register_optimizer_step_post_hook(lambda *_: _strike(_HERE.task, "updated"))
     assert torch is not None
 
 
 def _enter(args: tuple[Any, ...]) -> None:
     """`Loop._accumulate(self, work)` or `Life._enter(self, ...)`: both know the order; the first also the step."""
     order = args[0].order
+    _HERE.task = args[0].job.task if hasattr(args[0], "job") else args[0]._job.task
     _HERE.rank, _HERE.view = order.view.rank(order.member), order.view.number
     _HERE.step = args[1].lease.step if hasattr(args[1], "lease") else order.first_step
 
 
-def _strike(task: Faulty, phase: Phase) -> None:
-    for fault in task.faults:
+def _strike(task: Any, phase: Phase) -> None:
+    for fault in getattr(task, "faults", ()):
         if (fault.phase, fault.rank) != (phase, _HERE.rank):
             continue
         if _is_due(fault, phase):

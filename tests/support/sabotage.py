@@ -71,6 +71,10 @@ class Sabotage(Digits):
     once_there: str = ""
     """A file that must exist before it happens, such as the manifest of a checkpoint."""
 
+    def build(self) -> Any:
+        _CALLS[0] = 0  # a process may serve one run after another
+        return super().build()
+
     def loss(self, model: Any, batch: dict[str, Any]) -> Any:
         import torch
 

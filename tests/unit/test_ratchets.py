@@ -43,6 +43,7 @@ PURE = (
     "shoal.tuning.spec",
     "shoal.tuning.trials",
     "shoal.tuning.sweeping",
+    "shoal.pool.division",
 )
 """Import neither Ray nor torch."""
 
@@ -67,9 +68,12 @@ MAY_IMPORT = {
     "tracking": "errors job locks run_folder",
     "audit": "errors digests positions job run_folder data tracking.ledger",
     "worker": "__version__ errors digests job membership optim data state engines tasks ray_compat orphans",
-    "coordinator": "errors positions job membership data state tasks tracking worker ray_compat run_folder",
-    "tuning": "errors job run_folder ray_compat data.sources state.store tracking coordinator.status launch cli.text",
-    "launch": "errors positions job data state tasks tracking coordinator audit ray_compat run_folder cli.display",
+    "coordinator": "errors positions job membership data state tasks tracking worker ray_compat run_folder "
+    "pool.division pool.spec orphans",
+    "pool": "errors job worker coordinator data.feed ray_compat launch.cluster",
+    "tuning": "errors job run_folder ray_compat data.sources state.store tracking coordinator.status launch cli.text "
+    "pool",
+    "launch": "errors positions job data state tasks tracking coordinator audit pool ray_compat run_folder cli.display",
     "cli": "errors environment __version__ run_folder job data tasks tracking audit coordinator.status launch "
     "optim.schedules tuning",
     "__init__": "job tasks launch tuning",

@@ -1,41 +1,29 @@
-"""Workers as Ray actors: asked for one placement group each, started and warmed up side by side, ended one by one.
-
-Placement groups cannot be resized, so each worker has its own. Asking for groups, not for bare actors, is what Ray's
-autoscaler understands. Actors and groups are detached: they outlive a coordinator that is being restarted.
-"""
+"""The workers of a run: wanted from a supply, dressed and warmed up side by side, given back one by one."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
-from ray.util.placement_group import (
-    PlacementGroup,
-    get_placement_group,
-    placement_group,
-    placement_group_table,
-    remove_placement_group,
-)
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from shoal.errors import ShoalError, WorkerLost, WorkerRefused
+from shoal.coordinator.supply import Recruit, Supply
+from shoal.errors import ShoalError, StaleProcess, WorkerLost, WorkerRefused
 from shoal.job import Workers
 from shoal.membership.admission import refusal
 from shoal.membership.view import MemberId
-from shoal.worker.actor import LINE, LINE_THREADS, Outfit, Standing, Worker, WorkerFacts
+from shoal.worker.outfit import Outfit, Standing, WorkerFacts
 
 SETTLE_S = 3.0
 """Once `min` workers have their place, how long to wait for the rest of `max` before starting without them."""
-LOOK_S = (0.05, 1.0)
-"""Between two looks for places that were granted: at first, and at most."""
 REFUSED_S = (5.0, 300.0)
 """After a worker was refused, until more are asked for, doubling: the next one may come from the same node."""
+RECALLED = "lent to another run"
 
 
 @dataclass(slots=True)
@@ -43,8 +31,7 @@ class Hand:
     """One worker at hand."""
 
     member: MemberId
-    actor: Any
-    place: PlacementGroup | None
+    recruit: Recruit
     facts: WorkerFacts | None = None
     """None until it is ready."""
     readiness: int = 0
@@ -58,6 +45,11 @@ class Hand:
     stays: asyncio.Task[None] | None = None
 
     @property
+    def actor(self) -> Any:
+        """Its handle."""
+        return self.recruit.actor
+
+    @property
     def stays_s(self) -> float:
         """Seconds for which it could still stay if it is to leave."""
         return max(0.0, self.reclaimed - time.time()) if self.reclaimed else 0.0
@@ -68,18 +60,15 @@ class Crew:
 
     def __init__(
         self,
-        prefix: str,
+        supply: Supply,
         wanted: Workers,
         outfit: Outfit,
         changed: Callable[[], None],
         gone: Callable[[MemberId, BaseException], None],
     ) -> None:
-        """`prefix` of the actors' names; `changed` is called when a worker became ready or failed to start, `gone` when
-        one that was ready has died."""
-        self._prefix, self._wanted, self._outfit, self._changed, self._gone = prefix, wanted, outfit, changed, gone
-        self._next = 0
-        self._target = self._places = 0
-        self._asked: list[PlacementGroup] = []
+        """`changed` is called when a worker became ready or failed to start, `gone` when one that was ready died."""
+        self._supply, self._wanted, self._outfit, self._changed, self._gone = supply, wanted, outfit, changed, gone
+        self._next = self._wants = 0
         self._starting: dict[MemberId, asyncio.Task[None]] = {}
         self._begun = time.monotonic()
         self._enough_at: float | None = None
@@ -96,17 +85,25 @@ class Crew:
     # How many ----------------------------------------------------------------------------------------------------
 
     def want(self, count: int) -> None:
-        """Have `count` workers, those that start included; asks for more, or takes requests back. Called a few times a
+        """Have `count` workers, those that start included, or as many as the supply allots. Called a few times a
         second: whoever changes what is wanted or who is there need not think of it."""
-        self._target = count
-        staying = sum(h.leaving is None for h in self.hands.values())
-        for _ in range(count - staying - len(self._asked) if time.monotonic() >= self._ask_from else 0):
-            self._places += 1
-            name = f"{self._prefix}place{self._places}"
-            bundle = _bundle(self._wanted)
-            self._asked.append(placement_group([bundle], strategy="PACK", name=name, lifetime="detached"))
-        while self._asked and staying + len(self._asked) > count:
-            remove_placement_group(self._asked.pop())
+        self._wants = count
+        if self._supply.allotted is not None:
+            self._recall(self._supply.allotted)
+        have = sum(h.leaving is None for h in self.hands.values())
+        may_ask = time.monotonic() >= self._ask_from
+        self._supply.want(count if may_ask else min(count, have + self._supply.asked), have)
+
+    def _recall(self, allotted: int) -> None:
+        """The newest beyond what is allotted are to leave. A worker that is only starting goes at once."""
+        staying = [h for h in self.hands.values() if h.leaving in (None, RECALLED)]
+        first_to_go = sorted(staying, key=lambda h: (h.facts is not None, -h.readiness))
+        surplus = len(staying) - allotted
+        for i, hand in enumerate(first_to_go):
+            if i < surplus and hand.facts is None:
+                self.end(hand.member)
+            else:
+                hand.leaving = RECALLED if i < surplus else None
 
     @property
     def ready(self) -> list[Hand]:
@@ -123,14 +120,20 @@ class Crew:
         """Whether it is of no use to wait for more workers before the first view."""
         if self._starting:
             return False
-        placed = len(self.hands)
-        return placed >= self._target or (
+        allotted = self._supply.allotted
+        target = self._wants if allotted is None else min(self._wants, allotted)
+        return len(self.hands) >= target or (
             self._enough_at is not None and time.monotonic() - self._enough_at >= SETTLE_S
         )
 
     @property
+    def lost(self) -> str | None:
+        """Why there will be no workers any more; None: there may be."""
+        return self._supply.lost
+
+    @property
     def lacks_places(self) -> bool:
-        """Whether the cluster has not yet given enough places for the smallest view."""
+        """Whether the supply has not yet given enough workers for the smallest view."""
         return len(self.hands) < self._wanted.min
 
     def waited(self) -> float:
@@ -138,17 +141,17 @@ class Crew:
         return time.monotonic() - self._begun
 
     def overdue(self) -> bool:
-        """Whether the cluster has had `start_s` to give places and has not given enough for the smallest view."""
+        """Whether the supply has had `start_s` and has not given enough for the smallest view."""
         return self.lacks_places and self.waited() > self._wanted.start_s
 
     def shortage(self) -> str:
         """What is missing, for people."""
-        return too_few(len(self.hands), self._wanted) + (f". Refused: {self._refused}" if self._refused else "")
+        return self._supply.shortage(len(self.hands)) + (f". Refused: {self._refused}" if self._refused else "")
 
     # One worker --------------------------------------------------------------------------------------------------
 
-    def end(self, member: MemberId) -> None:
-        """End a worker at once and give its place back."""
+    def end(self, member: MemberId, *, fit: bool = True) -> None:
+        """The run does not need this worker any more. `fit`: nothing is known against using it again."""
         hand = self.hands.pop(member, None)
         starting = self._starting.pop(member, None)
         if starting is not None:
@@ -156,48 +159,23 @@ class Crew:
         if hand is not None:
             if hand.stays is not None:
                 hand.stays.cancel()
-            ray.kill(hand.actor, no_restart=True)
-            if hand.place is not None:
-                remove_placement_group(hand.place)
+            self._supply.take_back(hand.recruit, fit=fit)
 
     def end_all(self) -> None:
         """End every worker and take every request back."""
         for member in list(self.hands):
             self.end(member)
-        while self._asked:
-            remove_placement_group(self._asked.pop())
+        self._supply.close()
 
-    async def look_for_places(self) -> None:
-        """For ever: start a worker on every place that the cluster grants."""
-        pause = LOOK_S[0]
+    async def take_in(self) -> None:
+        """For ever: prepare every worker that the supply gives."""
         while True:
-            asked = list(self._asked)
-            found = await asyncio.to_thread(lambda asked: [p for p in asked if p.wait(0)], asked) if asked else []
-            granted = [p for p in found if p in self._asked]  # none that was taken back meanwhile
-            for place in granted:
-                self._asked.remove(place)
-                self._start(place)
-            if self._enough_at is None and len(self.hands) >= self._wanted.min:
+            for recruit in await self._supply.recruits():
+                member, self._next = f"w{self._next}", self._next + 1
+                self.hands[member] = hand = Hand(member, recruit)
+                self._starting[member] = asyncio.ensure_future(self._bring_up(hand))
+            if self._enough_at is None and not self.lacks_places:
                 self._enough_at = time.monotonic()
-            pause = LOOK_S[0] if granted or not self._ready else min(2 * pause, LOOK_S[1])
-            await asyncio.sleep(pause)
-
-    def _start(self, place: PlacementGroup) -> None:
-        member, self._next = f"w{self._next}", self._next + 1
-        actor = (
-            ray.remote(concurrency_groups={LINE: LINE_THREADS})(Worker)  # type: ignore[call-overload]
-            .options(
-                name=f"{self._prefix}{member}",
-                namespace="shoal",
-                lifetime="detached",
-                **_resources(self._wanted),
-                max_restarts=0,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(place, placement_group_capture_child_tasks=False),
-            )
-            .remote(replace(self._outfit, member=member))
-        )
-        self.hands[member] = hand = Hand(member, actor, place)
-        self._starting[member] = asyncio.ensure_future(self._bring_up(hand))
 
     async def _bring_up(self, hand: Hand) -> None:
         try:
@@ -219,12 +197,14 @@ class Crew:
     async def _stays(self, hand: Hand) -> None:
         """Learn of a worker's death at once, wherever it is: in a view, beside one, or between two."""
         try:
-            await hand.actor.stay.remote()
+            await hand.actor.stay.remote(self._outfit.run)
         except ray.exceptions.RayError as error:
             self._gone(hand.member, error)
+        else:  # nobody told it to: whoever lent it has taken it back
+            self._gone(hand.member, WorkerLost(f"worker {hand.member} was taken back by the pool"))
 
     async def _prepare(self, hand: Hand) -> WorkerFacts:
-        facts = await hand.actor.prepare.remote()
+        facts = await hand.actor.prepare.remote(replace(self._outfit, member=hand.member))
         self._admit(facts)
         if self.warm is not None:
             await self.warm(hand.actor)
@@ -241,50 +221,35 @@ class Crew:
             raise WorkerRefused(self._refused)
 
     def _failed(self, hand: Hand, error: BaseException) -> None:
-        self.failures.append((hand.member, error))
+        if not isinstance(error, StaleProcess):  # its place will have a new process; that is nobody's failure
+            self.failures.append((hand.member, error))
         self._starting.pop(hand.member, None)
-        self.end(hand.member)
+        self.end(hand.member, fit=False)
         self._changed()
 
     # After a restart of the coordinator ----------------------------------------------------------------------------
 
     async def adopt(self) -> dict[MemberId, Standing]:
-        """Take over the workers that an earlier life of the coordinator started: what each says of its standing.
+        """Take over the workers that an earlier life of the coordinator was given: what each says of its standing.
 
         One that was still starting is ended: nobody waits for it.
         """
         standings: dict[MemberId, Standing] = {}
-        for name in sorted(_named(self._prefix)):
-            member = name[len(self._prefix) :]
-            self._next = max(self._next, int(member[1:]) + 1)
-            actor = ray.get_actor(name, "shoal")
+        for recruit in await self._supply.find():
             standing: Standing | None = None
             with suppress(asyncio.TimeoutError, ray.exceptions.RayError):
-                standing = await asyncio.wait_for(actor.standing.remote(), SETTLE_S)
-            self.hands[member] = hand = Hand(member, actor, standing.place if standing is not None else None)
-            if standing is None or standing.facts is None:
-                self.end(member)
+                standing = await asyncio.wait_for(recruit.actor.standing.remote(), SETTLE_S)
+            if standing is None or standing.facts is None or standing.run != self._outfit.run:
+                self._supply.take_back(recruit, fit=False)
                 continue
+            member = standing.member
+            self._next = max(self._next, int(member[1:]) + 1)
+            self.hands[member] = hand = Hand(member, replace(recruit, place=standing.place))
             self._known = self._known or standing.facts
             self._is_ready(hand, standing.facts)
             standings[member] = standing
-        self._drop_places(frozenset(h.place.id.hex() for h in self.hands.values() if h.place is not None))
+        self._supply.keep([h.recruit for h in self.hands.values()])
         return standings
-
-    def _drop_places(self, kept: frozenset[str]) -> None:
-        """Give back what an earlier life asked for and nobody uses."""
-        for number, place in placement_group_table().items():
-            name = place["name"]
-            if not name.startswith(f"{self._prefix}place"):
-                continue
-            self._places = max(self._places, int(name[len(self._prefix) + len("place") :]))
-            if number not in kept and place["state"] != "REMOVED":
-                remove_placement_group(get_placement_group(name))
-
-
-def _named(prefix: str) -> list[str]:
-    found = ray.util.list_named_actors(all_namespaces=True)
-    return [a["name"] for a in found if a["namespace"] == "shoal" and a["name"].startswith(prefix)]
 
 
 def _plain(member: MemberId, error: BaseException) -> BaseException:
@@ -299,25 +264,4 @@ def _late(member: MemberId, start_s: float) -> str:
     return (
         f"worker {member} did not start within workers.start_s={start_s:g}s; importing torch or building the model "
         f"takes longer, or the node is overloaded; raise workers.start_s"
-    )
-
-
-def _bundle(want: Workers) -> dict[str, float]:
-    bundle = {"CPU": want.cpus, "GPU": want.gpus, **dict(want.resources)}
-    return {name: amount for name, amount in bundle.items() if amount}
-
-
-def _resources(want: Workers) -> dict[str, Any]:
-    return {"num_cpus": want.cpus, "num_gpus": want.gpus, "resources": dict(want.resources) or None}
-
-
-def too_few(found: int, want: Workers) -> str:
-    """Why the smallest view cannot be had, with what the cluster has."""
-    bundle: Mapping[str, float] = _bundle(want)
-    total = ray.cluster_resources()
-    has = ", ".join(f"{name}: {total.get(name, 0):g}" for name in bundle)
-    return (
-        f"only {found} of at least workers.min={want.min} workers found a place. Each needs {dict(bundle)}; the whole "
-        f"cluster has {has}, part of it kept for reading data. Lower workers.min or workers.cpus, add nodes, or, if an "
-        f"autoscaler is still adding some, raise workers.start_s={want.start_s:g}"
     )

@@ -21,8 +21,9 @@ ANSWER_S = 10.0
 class Feeding:
     """One feed at a time, and for as long as the run lasts the CPUs that it reads on."""
 
-    def __init__(self, plan: RunPlan, book: Book) -> None:
-        self._plan, self._book = plan, book
+    def __init__(self, plan: RunPlan, book: Book, at_hand: Any = None) -> None:
+        """`at_hand`: a feed's process that reads nothing at the moment; None: one is started when it is needed."""
+        self._plan, self._book, self.at_hand = plan, book, at_hand
         self._released = 0
         self._released_at = time.monotonic()
         self._reserved: Reservation | None = None
@@ -31,7 +32,7 @@ class Feeding:
     async def reserve(self) -> None:
         """Have the CPUs: before any worker asks for some, so that it is never the workers that take them. An earlier
         life of the coordinator may have reserved them already. Raises CapacityError."""
-        plan, cpus, name = self._plan, self._plan.job.data.cpus, f"{self._plan.name}-{self._plan.launch}-reading"
+        plan, cpus, name = self._plan, self._plan.job.data.cpus, f"{self._plan.key}-reading"
         self._reserved = await asyncio.to_thread(find, name, cpus)
         if self._reserved is None:
             # Where the data is, if it lies on a disk that only one node has.
@@ -55,14 +56,20 @@ class Feeding:
             validation_samples=plan.validation_samples,
             reservation=self._reserved,
             node_id=plan.node_id,
-            owner=plan.name,
+            owner=plan.coordinator,
         )
-        self.feed = await asyncio.to_thread(start_feed, wanted)
+        feed, self.at_hand = self.at_hand, None
+        try:
+            self.feed = await asyncio.to_thread(start_feed, wanted, feed)
+        except ray.exceptions.RayActorError:
+            if feed is None:
+                raise
+            self.feed = await asyncio.to_thread(start_feed, wanted)  # the one at hand had died
 
     def adopt(self, step: int) -> bool:
         """Take over the feed of an earlier life of the coordinator, which has released what is before `step`."""
         try:
-            self.feed = ray.get_actor(feed_name(self._plan.name), "shoal")
+            self.feed = ray.get_actor(feed_name(self._plan.coordinator), "shoal")
         except ValueError:
             return False
         self._released = self._plan.positions.before(step)
@@ -82,8 +89,11 @@ class Feeding:
             self.feed.release.remote("train", self._released)
 
     async def end(self) -> None:
-        """Close the feed, if there is one, and give its CPUs back."""
+        """Close the feed, if there is one, and give its CPUs back. Its process stays at hand if a pool keeps it."""
         await self._close()
+        if self._plan.hosted_by is None and self.at_hand is not None:
+            ray.kill(self.at_hand, no_restart=True)
+            self.at_hand = None
         reserved, self._reserved = self._reserved, None
         if reserved is not None:
             await asyncio.to_thread(reserved.give_back)
@@ -94,6 +104,8 @@ class Feeding:
         feed, self.feed = self.feed, None
         try:
             await asyncio.wait_for(feed.close.remote(), CLOSE_S)
+            self.at_hand = feed
+            return
         except ray.exceptions.RayActorError:
             self._book.say("warning", "the feed was gone already")
         except asyncio.TimeoutError:

@@ -70,13 +70,24 @@ class RunPlan:
     replay: Path | None = None
     """A ledger; what it says of the course of the steps stands."""
 
+    hosted_by: str | None = None
+    """Name of the actor that hosts the coordinator, where a pool keeps it warm; None: one that is named after the run.
+    """
+    pool: str | None = None
+    """The pool that lends the workers; None: the cluster gives them."""
+
     launch: str = field(default_factory=lambda: f"{time.time_ns():x}")
     """Tells the workers of this launch from those of an earlier one of the same run."""
 
     @property
-    def name(self) -> str:
+    def coordinator(self) -> str:
         """The coordinator's name in Ray's namespace `shoal`."""
-        return f"shoal-{self.run_id}"
+        return self.hosted_by or f"shoal-{self.run_id}"
+
+    @property
+    def key(self) -> str:
+        """Tells this launch of the run from everything else in the cluster."""
+        return f"shoal-{self.run_id}-{self.launch}"
 
     @property
     def sharded(self) -> bool:

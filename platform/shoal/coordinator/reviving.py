@@ -18,7 +18,7 @@ from shoal.membership.phases import Phase
 from shoal.membership.recovery import Formed
 from shoal.membership.view import MemberId, View
 from shoal.tracking.ledger import read
-from shoal.worker.actor import Standing
+from shoal.worker.outfit import Standing
 
 
 async def revive(scene: Scene, feeding: Feeding, stage: Stage) -> None:
@@ -46,7 +46,7 @@ async def revive(scene: Scene, feeding: Feeding, stage: Stage) -> None:
             for f, due in zip(scene.formed[:-1], owed, strict=False)
         ]
         _adopt_account(scene, [*earlier, running.tally], [e for s in standings.values() for e in s.ends])
-        refs = {m: scene.crew.hands[m].actor.view_end.remote(running.number) for m in living}
+        refs = {m: scene.crew.hands[m].actor.view_end.remote(scene.plan.key, running.number) for m in living}
         stage.adopt(refs, _lost(living, members))
 
 

@@ -146,7 +146,7 @@ class Running:
     def cut(self, actors: Mapping[MemberId, Any]) -> None:
         """Make whatever these members wait for in this view fail at once."""
         for actor in actors.values():
-            actor.cut.remote(self.number)
+            actor.cut.remote(self._plan.key, self.number)
 
 
 def tally_of(plan: RunPlan, leasing: Leasing) -> Tally:

@@ -10,9 +10,11 @@ from shoal.coordinator.book import Book
 from shoal.coordinator.crew import Crew
 from shoal.coordinator.durable import Durable
 from shoal.coordinator.plan import RunPlan
+from shoal.coordinator.pooled import PoolSupply
 from shoal.coordinator.running import Running
 from shoal.coordinator.spending import Spending, course_of
 from shoal.coordinator.summary import Summary
+from shoal.coordinator.supply import ClusterSupply, Supply
 from shoal.membership.account import Account
 from shoal.membership.commits import Progressed
 from shoal.membership.course import Course, Outlook, SpentCourse
@@ -25,7 +27,7 @@ from shoal.membership.recovery import Choice, Formed, sources
 from shoal.membership.stragglers import Paces
 from shoal.membership.view import MemberId, View
 from shoal.tracking.ledger import last_view, read
-from shoal.worker.actor import Outfit
+from shoal.worker.outfit import Kind, Outfit
 
 
 class Scene:
@@ -38,7 +40,7 @@ class Scene:
         self.book = Book(plan)
         self.durable = Durable(plan)
         self.summary = Summary(plan.job_blob, lambda text: self.book.say("warning", text))
-        self.crew = Crew(f"{plan.name}-{plan.launch}-", plan.job.workers, _outfit(plan), changed, gone)
+        self.crew = Crew(_supply(plan, changed), plan.job.workers, _outfit(plan), changed, gone)
         self.phase = Phase.STARTING
         self.low, self.high = plan.job.workers.min, plan.job.workers.max
         self.stop: str | None = None
@@ -113,7 +115,7 @@ class Scene:
             stop=self.stop or plan.stretch_ended(step),
             finished=self.finished,
             saved=self.durable.reached == step or (self.stop is not None and not self.stop_saves),
-            verdict=self.verdict,
+            verdict=Fail(self.crew.lost) if self.crew.lost and not self.finished else self.verdict,
             settled=bool(self.formed) or self.crew.settled,
         )
 
@@ -148,13 +150,20 @@ class Scene:
             self.durable.submit(written.step, written.parts, self.book)
 
 
+def _supply(plan: RunPlan, changed: Callable[[], None]) -> Supply:
+    if plan.pool is not None:
+        return PoolSupply(plan.pool, plan, changed)
+    return ClusterSupply(f"{plan.key}-", plan.job.workers, plan.coordinator)
+
+
 def _outfit(plan: RunPlan) -> Outfit:
     return Outfit(
+        run=plan.key,
         member="",
         job=plan.job_blob,
+        kind=Kind.of(plan.job),
         checkpoint_uri=plan.checkpoint_uri,
         export_uri=plan.export_uri,
         validation_samples=plan.validation_samples,
-        coordinator=plan.name,
         mixture=plan.mixture,
     )

@@ -25,7 +25,7 @@ from shoal.membership.recovery import Formed, buddies
 from shoal.membership.view import MemberId, View
 from shoal.ray_compat import draining_nodes
 from shoal.tracking.changes import describe
-from shoal.worker.actor import Links
+from shoal.worker.outfit import Links
 
 HELD_S = 2.0
 """Longest wait for a worker to say what it holds; one that does not is asked no more than its last word said."""
@@ -64,9 +64,7 @@ class Stage:
             self._change.into(view, form.source.step)
         if scene.stop:
             running.leasing.stop(scene.stop, checkpoint=scene.stop_saves)
-        for hand in [h for h in scene.crew.hands.values() if h.leaving and h.member not in view.members]:
-            scene.words.pop(hand.member, None)
-            scene.crew.end(hand.member)
+        self._let_go(view)
         actors = {m: scene.crew.hands[m].actor for m in view.members}
         self._refs = self._order(running, actors)
         scene.crew.warm = self._warm
@@ -107,7 +105,9 @@ class Stage:
     async def _ask_what_is_held(self) -> None:
         """Copies may have reached their keepers after these had said their last word in the view."""
         scene = self._scene
-        asked = {m: h.actor.held.remote() for m in scene.words if (h := scene.crew.hands.get(m)) is not None}
+        asked = {
+            m: h.actor.held.remote(scene.plan.key) for m in scene.words if (h := scene.crew.hands.get(m)) is not None
+        }
         answers = await asyncio.gather(*(asyncio.wait_for(r, HELD_S) for r in asked.values()), return_exceptions=True)
         for member, held in zip(asked, answers, strict=True):
             if member in scene.words and isinstance(held, tuple):
@@ -160,7 +160,13 @@ class Stage:
             )
             for m in view.members
         }
-        return {m: actors[m].run_view.remote(order, links) for m, order in orders.items()}
+        return {m: actors[m].run_view.remote(self._scene.plan.key, order, links) for m, order in orders.items()}
+
+    def _let_go(self, view: View) -> None:
+        """End the workers that are to leave and are not in the view."""
+        for hand in [h for h in self._scene.crew.hands.values() if h.leaving and h.member not in view.members]:
+            self._scene.words.pop(hand.member, None)
+            self._scene.crew.end(hand.member)
 
     def _keepers(self, view: View, leaving: tuple[MemberId, ...] = ()) -> dict[MemberId, MemberId]:
         hands = self._scene.crew.hands
@@ -174,7 +180,8 @@ class Stage:
             return  # everybody waits for it
         step = running.leasing.leased_until
         if step != scene.course.last:
-            await actor.warm_up.remote(self._feeding.feed, scene.course.positions.before(step))
+            at = scene.course.positions.before(step)
+            await actor.warm_up.remote(scene.plan.key, self._feeding.feed, at)
 
     # While it runs ---------------------------------------------------------------------------------------------------
 
@@ -211,6 +218,7 @@ class Stage:
         """End the view at its boundary if another one is wanted; find members that are stuck, or slow."""
         scene, running = self._scene, self._scene.running
         assert running is not None
+        self._let_go(running.view)
         if running.leasing.end is None:
             change = change_wanted(scene.situation())
             if change is not None:
@@ -258,7 +266,7 @@ class Stage:
             running.cut({m: scene.crew.hands[m].actor for m in others})
         else:
             scene.words.pop(member, None)
-            scene.crew.end(member)
+            scene.crew.end(member, fit=False)
 
     def _kill(self, member: MemberId, why: str) -> None:
         scene, running = self._scene, self._scene.running
@@ -291,7 +299,7 @@ class Stage:
             said[member] = cause, text
             if cause in (Cause.LOST, Cause.SILENT, *NEVER_CHARGED):
                 scene.words.pop(member, None)
-                scene.crew.end(member)
+                scene.crew.end(member, fit=False)
         scene.verdict = scene.charge(explain(said))
 
     def _note_change(

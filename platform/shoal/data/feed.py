@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,8 @@ FAR = 1 << 52
 """A position that no run reaches."""
 _START_S = 240.0
 """What a process may take to start."""
+_CLOSE_S = 2.0
+"""For threads that are in the middle of a block."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,13 +60,53 @@ class FeedPlan:
 
 
 class Feed:
-    """Hosts the streams `train` and `validation`. Runs as an async actor: see `start_feed`."""
+    """Hosts the streams `train` and `validation` of one plan at a time. Runs as an async actor: see `start_feed`."""
 
-    def __init__(self, plan: FeedPlan) -> None:
+    def __init__(self, owner: str | None = None) -> None:
+        """`owner`: name of the actor that it lives for; None: it lives as long as the process that started it."""
         ray_compat.quiet_data_process()
         ray_compat.yield_to_training()
-        if plan.owner is not None:
-            end_with(plan.owner, "shoal", plan.reservation.group)
+        self._plan: FeedPlan | None = None
+        self._reading: Reading | None = None
+        if owner is not None:
+            end_with(owner, "shoal", also=lambda: self._plan.reservation.group if self._plan is not None else None)
+
+    async def open(self, plan: FeedPlan) -> None:
+        """Begin to read. What was read before, of whatever plan, is dropped."""
+        await self.close()
+        self._plan, self._reading = plan, await asyncio.to_thread(Reading, plan)
+        self._reading.begin()
+
+    async def locate(self, stream: str, ranges: Sequence[tuple[int, int]]) -> list[Located]:
+        """The blocks that hold the ranges of positions, each once, in order; waits until they have been produced.
+
+        A range may be located again (a step that was rolled back) until it is released. Raises DataError if the
+        pipeline failed, or for positions outside the stream.
+        """
+        if self._reading is None:
+            raise DataError(f"the {stream} stream is closed")
+        return await self._reading.stream(stream).locate(ranges)
+
+    async def release(self, stream: str, position: int) -> None:
+        """Let go of the blocks wholly before `position`: those steps can never be rolled back any more."""
+        if self._reading is not None:
+            self._reading.release(stream, position)
+
+    async def status(self) -> dict[str, StreamStatus]:
+        """Where each stream stands."""
+        return self._reading.status() if self._reading is not None else {}
+
+    async def close(self) -> None:
+        """Stop reading, drop all blocks. Can be called twice, and the feed opened again."""
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            await asyncio.to_thread(reading.close)
+
+
+class Reading:
+    """The streams of one plan, and the threads that fill them."""
+
+    def __init__(self, plan: FeedPlan) -> None:
         self._plan = plan
         self._stop = FAR if plan.stop is None else plan.stop
         self._mixture = plan.train.mixture(plan.data, seed=plan.seed, block=plan.block, total=self._stop)
@@ -76,42 +119,42 @@ class Feed:
             self._reads[VALIDATION] = plan.validation, order
             self._streams[VALIDATION] = Stream(VALIDATION, first=0, start=0, stop=stop, limit=None)
         self._validation_begun = threading.Lock()
+        self._pumps: list[threading.Thread] = []
+        self._lay_out()
 
-    async def open(self) -> None:
-        """Begin to read."""
-        await asyncio.to_thread(self._lay_out)
+    def begin(self) -> None:
+        """Start the threads."""
         for name in self._names:
             if self._streams[name].start < self._streams[name].stop:
                 self._pump(name)
 
-    async def locate(self, stream: str, ranges: Sequence[tuple[int, int]]) -> list[Located]:
-        """The blocks that hold the ranges of positions, each once, in order; waits until they have been produced.
-
-        A range may be located again (a step that was rolled back) until it is released. Raises DataError if the
-        pipeline failed, or for positions outside the stream.
-        """
-        if stream not in self._streams:
-            raise DataError(f"this feed has no {stream} stream; it has {', '.join(self._streams)}")
-        if stream == VALIDATION:
+    def stream(self, name: str) -> Stream:
+        """Raises DataError if there is none of that name."""
+        if name not in self._streams:
+            raise DataError(f"this feed has no {name} stream; it has {', '.join(self._streams)}")
+        if name == VALIDATION:
             self._begin_validation()
-        return await self._streams[stream].locate(ranges)
+        return self._streams[name]
 
-    async def release(self, stream: str, position: int) -> None:
-        """Let go of the blocks wholly before `position`: those steps can never be rolled back any more."""
+    def release(self, stream: str, position: int) -> None:
+        """See `Feed.release`."""
         if stream != TRAIN or self._mixture is None:
             self._streams[stream].release(position)
             return
         for name, used in zip(self._names, self._mixture.used(position), strict=True):
             self._streams[name].release(used)
 
-    async def status(self) -> dict[str, StreamStatus]:
-        """Where each stream stands."""
+    def status(self) -> dict[str, StreamStatus]:
+        """See `Feed.status`."""
         return {name: stream.status() for name, stream in self._streams.items()}
 
-    async def close(self) -> None:
-        """Stop reading, drop all blocks. Can be called twice."""
+    def close(self) -> None:
+        """Drop all blocks; the threads end by themselves, most of them at once."""
         for stream in self._streams.values():
             stream.close()
+        deadline = time.monotonic() + _CLOSE_S
+        for pump in self._pumps:
+            pump.join(max(0.0, deadline - time.monotonic()))
 
     def _lay_out(self) -> None:
         """The sources' orders and streams."""
@@ -141,7 +184,9 @@ class Feed:
             self._pump(VALIDATION)
 
     def _pump(self, name: str) -> None:
-        threading.Thread(target=self._run, args=(name,), name=f"shoal-pump-{name}", daemon=True).start()
+        pump = threading.Thread(target=self._run, args=(name,), name=f"shoal-pump-{name}", daemon=True)
+        self._pumps.append(pump)
+        pump.start()
 
     def _run(self, name: str) -> None:
         stream = self._streams[name]
@@ -168,29 +213,36 @@ def feed_name(owner: str) -> str:
     return f"{owner}-feed"
 
 
-def start_feed(plan: FeedPlan) -> Any:
-    """Start the feed's actor and return its handle once it reads.
+def new_feed(owner: str | None, node_id: str | None) -> Any:
+    """A feed's process, on the node `node_id`, that reads nothing yet; returns its handle at once. It ends with the
+    process that started it, or with the actor named `owner`."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 1000}
+    if node_id is not None:
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    if owner is not None:
+        options |= {"name": feed_name(owner), "namespace": "shoal", "lifetime": "detached"}
+    return ray.remote(Feed).options(**options).remote(owner)
+
+
+def start_feed(plan: FeedPlan, feed: Any = None) -> Any:
+    """Let `feed` (None: a new one) read by `plan`; returns its handle once it reads.
 
     Positions [start, stop) of the training stream will be served (of a mixture: the sources' streams, `train/0` and so
     on, as far as `Mixture.ranges(start, stop)` says), and the first `validation_samples` samples of `validation` in
-    file order. The actor ends with the process that started it, or with the actor named `owner`.
-    Raises DataError for data that cannot be read in windows, CapacityError if the process does not start.
+    file order. Raises DataError for data that cannot be read in windows, CapacityError if the process does not start.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     for catalog in plan.train.catalogs:
         check_window(catalog, plan.data.window)
     if plan.validation is not None:
         check_window(plan.validation, _VALIDATION_WINDOW)
-    options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 1000}
-    if plan.node_id is not None:
-        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(plan.node_id, soft=False)
-    if plan.owner is not None:
-        options |= {"name": feed_name(plan.owner), "namespace": "shoal", "lifetime": "detached"}
-    feed: Any = ray.remote(Feed).options(**options).remote(plan)
+    feed = feed if feed is not None else new_feed(plan.owner, plan.node_id)
     try:
-        ray.get(feed.open.remote(), timeout=_START_S)
+        ray.get(feed.open.remote(plan), timeout=_START_S)
     except ray.exceptions.GetTimeoutError:
         ray.kill(feed)
         raise CapacityError(

@@ -58,6 +58,13 @@ def _kind(job: Job) -> Any:
     return ZeroEngine
 
 
+def import_sharded(device: torch.device) -> None:
+    """Import DeepSpeed, which takes seconds. Raises ConfigError if it is not installed."""
+    from shoal.deepspeed_compat import load
+
+    load(device)
+
+
 def build_model(job: Job) -> nn.Module:
     """The task's model with its initial weights, fp32, on the host. Raises TaskError."""
     seed_build(job.seed)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from shoal.coordinator.status import Display, Outcome
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, RunOver
 from shoal.job import Job
-from shoal.launch.cluster import connect, starts_local
+from shoal.launch.cluster import Local, connect, starts_local
 from shoal.launch.prepare import Prepared, prepare
 from shoal.launch.signals import StopRequests
+from shoal.pool.opening import require_pool
 from shoal.ray_compat import auth_mode
 
 if TYPE_CHECKING:
@@ -50,6 +53,8 @@ class RunOptions:
     """A ledger; the steps that it has take the same course again."""
     scratch: Path | None = None
     """Make the run's folder here, record nothing in MLflow, and begin with `start_from`."""
+    pool: str | None = None
+    """Name of the pool that lends the workers (`shoal.pool.open_pool`); None: the cluster gives them."""
     start_from: CheckpointInfo | None = None
     """Only with `scratch`: the checkpoint to begin with; None: the initial weights."""
     trial: TrialOf | None = None
@@ -64,11 +69,8 @@ def run_job(job: Job, *, options: RunOptions, display: Display) -> Outcome:
     Raises ConfigError, DataError, CheckpointError or CapacityError for what is wrong before training starts; what
     goes wrong later is told by the outcome.
     """
-    _may_outlive(options)
-    ready = prepare(job, options)
-    display.event("info", "connecting to Ray")
-    # Inside the connection, because Ray's own handlers come with it and would end this process at the first signal.
-    with connect(job, options.address) as connection, StopRequests() as stop:
+    with _prepared(job, options, display) as (ready, connection), StopRequests() as stop:
+        # Inside the connection: Ray's own handlers come with it and would end this process at the first signal.
         outcome = _supervise(ready, connection, display, stop)
     display.finished(outcome)
     return outcome
@@ -81,13 +83,23 @@ def submit_job(job: Job, *, options: RunOptions, display: Display) -> str:
     """
     from shoal.launch.supervise import start
 
-    _may_outlive(options)
-    ready = prepare(job, options)
-    display.event("info", "connecting to Ray")
-    with connect(job, options.address) as connection:
+    with _prepared(job, options, display) as (ready, connection):
         _introduce(ready, connection, display)
         start(ready, connection)
     return ready.folder.run_id
+
+
+@contextmanager
+def _prepared(job: Job, options: RunOptions, display: Display) -> Iterator[tuple[Prepared, Connection]]:
+    """Everything is checked before a cluster is touched; of a pool that is there already, after."""
+    _may_outlive(options)
+    with ExitStack() as stack:
+        if options.pool is not None:
+            stack.enter_context(connect(Local.of(job), options.address))
+            require_pool(options.pool, job)
+        ready = prepare(job, options)
+        display.event("info", "connecting to Ray")
+        yield ready, stack.enter_context(connect(Local.of(job), options.address))
 
 
 def _may_outlive(options: RunOptions) -> None:
@@ -112,12 +124,13 @@ def _supervise(ready: Prepared, connection: Connection, display: Display, stop: 
 
     _introduce(ready, connection, display)
     try:
-        coordinator = supervise.start(ready, connection)
-        ended = supervise.follow(coordinator, display, stop)
-    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+        post = supervise.start(ready, connection)
+        ended = supervise.follow(post, display, stop)
+    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError, RunOver) as error:
         return supervise.died(ready.folder, error)
     # Only now: if this process ends in any other way, the coordinator notices and does what `if_detached` says.
-    ray.kill(coordinator, no_restart=True)
     if ended is None:
+        post.end()
         return supervise.aborted(ready.folder, stop)
+    post.let_go()
     return supervise.outcome(ready.folder, ended, stop.exit_code)

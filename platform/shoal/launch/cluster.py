@@ -33,10 +33,26 @@ class Connection:
     node_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Local:
+    """What a cluster that is started here has; all of it logical."""
+
+    cpus: float
+    resources: tuple[tuple[str, float], ...]
+    ahead_mb: int
+    """Blocks of data that may wait in its object store."""
+
+    @classmethod
+    def of(cls, job: Job) -> Local:
+        """As much as the run could ever be scaled to, while it goes."""
+        most = job.batch.virtual_shards
+        resources = tuple((name, amount * most) for name, amount in job.workers.resources)
+        return cls(most * job.workers.cpus + job.data.cpus, resources, job.data.ahead_mb)
+
+
 @contextmanager
-def connect(job: Job, address: str | None, *, copies: int = 1) -> Iterator[Connection]:
-    """Join the cluster at `address` (default: RAY_ADDRESS, or the surrounding Ray job's), else start a local one, with
-    room for `copies` runs of `job`.
+def connect(local: Local, address: str | None) -> Iterator[Connection]:
+    """Join the cluster at `address` (default: RAY_ADDRESS, or the surrounding Ray job's), else start a local one.
 
     A connection that the caller had made already is used and left as it is.
     Raises CapacityError if the address does not answer.
@@ -50,7 +66,7 @@ def connect(job: Job, address: str | None, *, copies: int = 1) -> Iterator[Conne
     if wanted and wanted != "local":
         _join(wanted)
     else:
-        _start_local(job, copies)
+        _start_local(local)
     quiet_driver()
     try:
         yield _connection(local=not wanted or wanted == "local")
@@ -85,28 +101,22 @@ def _join(address: str) -> None:
         ) from None
 
 
-def _start_local(job: Job, copies: int) -> None:
-    """A Ray cluster on this machine, with as many (logical) CPUs as the job needs."""
+def _start_local(local: Local) -> None:
+    """A Ray cluster on this machine."""
     import ray
 
     for name, value in LOCAL_SETTINGS.items():
         os.environ.setdefault(name, value)
-    # Logical ones: as many as the run could ever be scaled to, while it goes.
-    cpus = copies * (job.batch.virtual_shards * job.workers.cpus + job.data.cpus)
     # Blocks that wait, and snapshots on their way from one worker to another.
-    store = min(int(0.2 * psutil.virtual_memory().total), max(STORE_MB, 6 * copies * job.data.ahead_mb) * MB)
+    store = min(int(0.2 * psutil.virtual_memory().total), max(STORE_MB, 6 * local.ahead_mb) * MB)
     ray.init(
-        num_cpus=max(1, int(-(-cpus // 1))),
-        resources={name: copies * amount for name, amount in _totals(job)} or None,
+        num_cpus=max(1, int(-(-local.cpus // 1))),
+        resources=dict(local.resources) or None,
         object_store_memory=store,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
-
-
-def _totals(job: Job) -> list[tuple[str, float]]:
-    return [(name, amount * job.batch.virtual_shards) for name, amount in job.workers.resources]
 
 
 def shipping() -> dict[str, Any]:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from shoal.coordinator.status import Display, MemberStatus, Outcome, RunStatus
-from shoal.errors import CapacityError, ConfigError
+from shoal.errors import CapacityError, ConfigError, RunOver
 from shoal.launch.cluster import reach
 from shoal.launch.signals import StopRequests
-from shoal.launch.supervise import NAMESPACE, POLL_S, aborted, answer, died, find, follow, outcome, outcome_of
+from shoal.launch.supervise import NAMESPACE, POLL_S, Post, aborted, answer, died, follow, outcome, outcome_of
+from shoal.launch.supervise import reach as reach_post
 from shoal.ray_compat import quiet_driver, use_auth_mode
 from shoal.run_folder import RunFolder
 from shoal.tracking.runs import LIVE, summarize
@@ -28,8 +29,12 @@ NEWS = -20
 class Line:
     """Speaks to the coordinator of one run. What it refuses is raised as ConfigError."""
 
-    run_id: str
-    _coordinator: Any
+    _post: Post
+
+    @property
+    def run_id(self) -> str:
+        """The run that it leads to."""
+        return self._post.run_id
 
     def status(self) -> RunStatus:
         """Where the run stands. To ask does not keep a run alive whose submitter is gone."""
@@ -55,8 +60,8 @@ class Line:
         import ray
 
         try:
-            return answer(getattr(self._coordinator, method).remote(*arguments))
-        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+            return answer(self._post.ask(method, *arguments))
+        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError, RunOver):
             raise ConfigError(
                 f"the coordinator of run {self.run_id} does not answer: the run ended just now, or it is being started "
                 f"again; look with `shoal status {self.run_id}`"
@@ -71,11 +76,11 @@ class Line:
         with StopRequests() as stop:
             display.started({"run_id": self.run_id, "folder": str(folder.path), "total_steps": said.get("total_steps")})
             try:
-                ended = follow(self._coordinator, display, stop, after=NEWS)
-            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+                ended = follow(self._post, display, stop, after=NEWS)
+            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError, RunOver) as error:
                 return died(folder, error)
             if ended is None:
-                ray.kill(self._coordinator, no_restart=True)
+                self._post.end()
                 return aborted(folder, stop)
             return outcome(folder, ended, stop.exit_code)
 
@@ -89,7 +94,7 @@ def line_to(folder: RunFolder, *, instead: str = "") -> Iterator[Line]:
     require_running(folder, instead)
     said = folder.read()
     with _connection(folder.run_id, str(said.get("address") or ""), str(said.get("auth") or "")):
-        yield Line(folder.run_id, _coordinator(folder, instead))
+        yield Line(_post(folder, instead))
 
 
 def is_running(folder: RunFolder) -> bool:
@@ -151,9 +156,9 @@ def _connection(run_id: str, address: str, auth: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def _coordinator(folder: RunFolder, instead: str) -> Any:
+def _post(folder: RunFolder, instead: str) -> Post:
     deadline = time.monotonic() + CONNECT_S
-    while (found := find(folder.run_id)) is None:
+    while (found := reach_post(folder.run_id)) is None:
         require_running(folder, instead)
         if folder.read().get("status") != "starting" or time.monotonic() > deadline:
             raise ConfigError(

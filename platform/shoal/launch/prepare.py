@@ -87,6 +87,7 @@ class Prepared:
             if_detached=self.options.if_detached,
             until_step=self.options.until_step,
             replay=self.options.replay,
+            pool=self.options.pool,
         )
 
     def record_settings(self) -> RecordSettings:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from shoal.coordinator.status import Display, Outcome, RunStatus
-from shoal.errors import ConfigError, ShoalError, TrainingFailed
+from shoal.errors import ConfigError, RunOver, ShoalError, TrainingFailed
 from shoal.launch.signals import StopRequests
 from shoal.run_folder import RunFolder
 from shoal.state.store import CheckpointStore
@@ -17,6 +18,7 @@ from shoal.tracking.ui import where_recorded
 
 if TYPE_CHECKING:
     from shoal.coordinator.concluding import Ended
+    from shoal.coordinator.plan import RunPlan
     from shoal.launch.cluster import Connection
     from shoal.launch.prepare import Prepared
 
@@ -28,26 +30,68 @@ COORDINATOR_RESTARTS = 10
 """How often Ray may start a coordinator again that died."""
 
 
-def actor_name(run_id: str) -> str:
-    """The name of a run's coordinator in the namespace `shoal`."""
-    return f"shoal-{run_id}"
+@dataclass(frozen=True, slots=True)
+class Post:
+    """Where the coordinator of a run is to be reached, for as long as the run is not over."""
+
+    actor: Any
+    run_id: str
+    kept: bool
+    """A pool keeps its process, for runs to come."""
+
+    def ask(self, what: str, *arguments: Any) -> Any:
+        """Call a method of the coordinator; returns the reference to what it returns. RunOver if it is over."""
+        return self.actor.ask.remote(self.run_id, what, *arguments)
+
+    def let_go(self) -> None:
+        """The outcome is known, and nobody else is to fetch it."""
+        import ray
+
+        if self.kept:
+            self.actor.dismiss.remote(self.run_id)
+        else:
+            ray.kill(self.actor, no_restart=True)
+
+    def end(self) -> None:
+        """End it at once, whatever it does."""
+        import ray
+
+        ray.kill(self.actor, no_restart=True)
 
 
-def start(ready: Prepared, connection: Connection) -> Any:
-    """Start the run's coordinator and the run; returns its handle.
+def start(ready: Prepared, connection: Connection) -> Post:
+    """Start the run's coordinator and the run.
 
     Raises ConfigError if the run is going on already, and what the coordinator refuses at its birth.
     """
+    _clear(ready.folder)
+    plan = ready.plan(connection)
+    if plan.pool is not None and (post := _start_in_pool(plan, plan.pool)) is not None:
+        return post
+    return _start_alone(plan, connection)
+
+
+def _start_in_pool(plan: RunPlan, pool: str) -> Post | None:
+    """Let a warm coordinator begin; None: there is none where the run's folder is."""
+    import ray
+
+    from shoal.pool.spec import pool_name
+
+    keeper: Any = ray.get_actor(pool_name(pool), NAMESPACE)
+    name = answer(keeper.begin_run.remote(plan.run_id, plan.node_id, pickle.dumps(plan)))
+    return Post(ray.get_actor(name, NAMESPACE), plan.run_id, kept=True) if name is not None else None
+
+
+def _start_alone(plan: RunPlan, connection: Connection) -> Post:
     import ray
 
     from shoal.coordinator.actor import Coordinator
 
-    _clear(ready.folder)
     place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(connection.node_id, soft=False)
     coordinator: Any = (
         ray.remote(Coordinator)
         .options(
-            name=actor_name(ready.folder.run_id),
+            name=plan.coordinator,
             namespace=NAMESPACE,
             # On a cluster that outlives us the coordinator does, too, and decides by `if_detached` what then happens.
             lifetime=None if connection.local else "detached",
@@ -55,20 +99,29 @@ def start(ready: Prepared, connection: Connection) -> Any:
             max_restarts=COORDINATOR_RESTARTS,
             scheduling_strategy=place,
         )
-        .remote(ready.plan(connection))
+        .remote(plan)
     )
     answer(coordinator.run.remote())
-    return coordinator
+    return Post(coordinator, plan.run_id, kept=False)
 
 
-def find(run_id: str) -> Any | None:
+def reach(run_id: str) -> Post | None:
     """The coordinator of a run on the connected cluster; None if there is none."""
     import ray
 
+    from shoal.pool.opening import host_of
+
+    name = host_of(run_id)
     try:
-        return ray.get_actor(actor_name(run_id), namespace=NAMESPACE)
+        return Post(ray.get_actor(name or f"shoal-{run_id}", NAMESPACE), run_id, kept=name is not None)
     except ValueError:
         return None
+
+
+def find(run_id: str) -> Any | None:
+    """The actor of the coordinator of a run on the connected cluster; None if there is none."""
+    post = reach(run_id)
+    return post.actor if post is not None else None
 
 
 def answer(ref: Any, timeout_s: float = ANSWER_S) -> Any:
@@ -84,50 +137,53 @@ def answer(ref: Any, timeout_s: float = ANSWER_S) -> Any:
 
 
 def _clear(folder: RunFolder) -> None:
-    """Make the name free that the coordinator of an earlier part of this run may still have."""
-    import ray
-
+    """Let go of the coordinator that an earlier part of this run may still have."""
     deadline = time.monotonic() + ANSWER_S
-    while (old := find(folder.run_id)) is not None:
+    while (old := reach(folder.run_id)) is not None:
         if _last_word(folder) is None or time.monotonic() > deadline:
             raise ConfigError(
                 f"run {folder.run_id} is going on in this cluster; follow it with `shoal attach {folder.run_id}`, or "
                 f"end it with `shoal stop {folder.run_id}`"
             )
-        ray.kill(old, no_restart=True)
+        old.let_go()
         time.sleep(0.05)
 
 
-def follow(coordinator: Any, display: Display, stop: StopRequests, *, after: int = 0) -> Ended | None:
+def follow(post: Post, display: Display, stop: StopRequests, *, after: int = 0) -> Ended | None:
     """Show the run until its end; None if the user asked twice to stop.
 
     `after`: the first news to show; negative: how many of those that there were. Raises RayActorError or
-    GetTimeoutError if the coordinator dies or falls silent, and what ended the run at its birth.
+    GetTimeoutError if the coordinator dies or falls silent, RunOver if somebody else has heard the outcome and let the
+    coordinator go, and what ended the run at its birth.
     """
     import ray
 
-    run, status, asked, silent_since = coordinator.outcome.remote(), RunStatus(phase="starting"), False, None
+    run, status, asked, silent_since = post.ask("outcome"), RunStatus(phase="starting"), False, None
     while True:
         done, _ = ray.wait([run], timeout=POLL_S)
         try:
-            status, news = ray.get(coordinator.status.remote(after), timeout=ANSWER_S)
+            status, news = answer(post.ask("status", after))
             for kind, text in news:
                 display.event(kind, text)
             after, silent_since = status.news, None
             display.status(status)
             if done:
                 return answer(run)
+        except RunOver:
+            if done:
+                return answer(run)
+            raise
         except ray.exceptions.ActorUnavailableError:
             # Ray is starting it again; the workers train on meanwhile.
             silent_since = silent_since or time.monotonic()
             if time.monotonic() - silent_since > ANSWER_S:
                 raise
             display.status(replace(status, phase="re-forming", message="the coordinator is being started again"))
-            run = coordinator.outcome.remote() if done else run
+            run = post.ask("outcome") if done else run
         if stop.count >= 2:
             return None
         if stop.count:
-            coordinator.stop.remote(f"stopped by {stop.name}")  # again and again: a word may be lost in a restart
+            post.ask("stop", f"stopped by {stop.name}")  # again and again: a word may be lost in a restart
             if not asked:
                 display.event("stopping", "stopping after this step, checkpointing; Ctrl-C again stops at once")
             asked = True

@@ -40,7 +40,7 @@ def open_client(settings: RecordSettings) -> MlflowClient:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    _import_quietly()
+    import_quietly()
     from mlflow import MlflowClient
 
     path = database_path(settings.tracking_uri)
@@ -94,9 +94,10 @@ def _write_ahead(path: Path) -> None:
         connection.close()
 
 
-def _import_quietly() -> None:
-    """Import MLflow and keep its and its database's progress lines out of the training output."""
-    import mlflow  # noqa: F401
+def import_quietly() -> None:
+    """Import what a client needs, which takes seconds, and keep MLflow's and its database's progress lines out of the
+    training output."""
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
     for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -14,9 +14,9 @@ from shoal.job.fields import flatten
 from shoal.job.recipe import shown
 from shoal.job.steps import positions_of, total_steps
 from shoal.job.store import decides, job_digest
-from shoal.launch.cluster import connect
 from shoal.launch.prepare import fresh_name
 from shoal.launch.signals import StopRequests
+from shoal.pool import PoolSpec, open_pool
 from shoal.tracking.settings import absolute_uri
 from shoal.tuning.ledger import FILE, SweepLedger, sweep_folder
 from shoal.tuning.meter import Meter, Used
@@ -114,9 +114,15 @@ def check_sweep(recipe: SweepRecipe, options: SweepOptions) -> Checked:
         runs=runs,
         cwd=str(Path.cwd()),
         tracking_uri=options.tracking_uri,
-        workers=(job.workers.min, max(job.workers.min, sweep.workers // at_once)),
+        workers=_workers(sweep, job),
     )
     return Checked(sweep, base, {"samples": samples, "steps": float(steps)}.get(sweep.resource))
+
+
+def _workers(sweep: Sweep, job: Job) -> tuple[int, int]:
+    """Fewest and most workers of one trial."""
+    even = sweep.workers // sweep.at_once
+    return (job.workers.min, sweep.workers) if sweep.elastic else (even, even)
 
 
 def facts_of(recipe: SweepRecipe, checked: Checked) -> SweepFacts:
@@ -223,18 +229,33 @@ def _used_before(base: Base, row: TrialRow) -> Used:
     return used
 
 
+def _pool_of(checked: Checked) -> PoolSpec:
+    """The workers of all trials together. Its name is nobody else's, not even an earlier part's of this sweep."""
+    job, at_once = checked.base.job, checked.sweep.at_once
+    return PoolSpec(
+        workers=checked.sweep.workers,
+        cpus=job.workers.cpus,
+        gpus=job.workers.gpus,
+        resources=job.workers.resources,
+        numerics=job.numerics,
+        sharded=job.engine.name != "replicated",
+        runs=at_once,
+        reading_cpus=at_once * job.data.cpus,
+        start_s=job.workers.start_s,
+        name=fresh_name("sweep"),
+    )
+
+
 def _drive(sweeping: Sweeping, checked: Checked, options: SweepOptions, display: SweepDisplay) -> None:
     if not sweeping.left:
         return
-    job: Job = checked.base.job
-    copies = checked.sweep.at_once
     display.event("info", "connecting to Ray")
     # Inside the connection, because Ray's own handlers come with it and would end this process at the first signal.
-    with connect(job, options.address, copies=copies) as connection, StopRequests() as stop:
+    with open_pool(_pool_of(checked), address=options.address) as pool, StopRequests() as stop:
         from shoal.tuning.driving import drive
 
         try:
-            drive(sweeping, checked.base, connection, display, stop)
+            drive(sweeping, replace(checked.base, pool=pool.name), pool.connection, display, stop)
         except Interrupted:
             sweeping.close("stopped at once by the user", by_user=True)
             sweeping.finish()

@@ -179,7 +179,10 @@ class Sweep:
     at_once: int = 2
     """Trials that train at the same time."""
     workers: int = 2
-    """Workers of all trials together."""
+    """Workers of all trials together, kept warm in a pool."""
+    elastic: bool = True
+    """Trials share the workers as they come and go: those of one that ends join others in place. False: each has its
+    even part, all the time. With `numerics=exact` that changes no result, else none but for rounding."""
     budget: Limit = field(default_factory=Limit)
     objectives: tuple[str, ...] = ()
     """For TPE: more than one thing to make good, the metric first: `("val/loss", "cost")`. Costs are minimised."""

@@ -49,6 +49,8 @@ class Base:
     tracking_uri: str | None = None
     workers: tuple[int, int] = (1, 1)
     """Fewest and most workers of one trial."""
+    pool: str | None = None
+    """The pool that lends them."""
     overrides: tuple[str, ...] = ()
     """For every trial, before its own fields."""
     record: TrialOf | None = None
@@ -130,7 +132,12 @@ class TrialRun:
         order = self.order
         trial = replace(base.record, number=order.number) if base.record is not None else None
         options = RunOptions(
-            runs_dir=base.runs, tracking_uri=base.tracking_uri, name=order.run_id, recipe=base.recipe, trial=trial
+            runs_dir=base.runs,
+            tracking_uri=base.tracking_uri,
+            name=order.run_id,
+            recipe=base.recipe,
+            trial=trial,
+            pool=base.pool,
         )
         if order.fork_from is not None:
             options = replace(options, resume=order.fork_from, fork=True)
@@ -143,7 +150,7 @@ class TrialRun:
 
     def _goes_on(self, folder: RunFolder) -> bool:
         """Whether its coordinator lives, as after the death of the sweep that had started it."""
-        return supervise.find(folder.run_id) is not None and supervise.outcome_of(folder) is None
+        return supervise.reach(folder.run_id) is not None and supervise.outcome_of(folder) is None
 
     def _is_done(self, folder: RunFolder) -> bool:
         self._outcome = outcome = supervise.outcome_of(folder)
@@ -156,14 +163,14 @@ class TrialRun:
         import ray
 
         if self._outcome is None:
-            coordinator = supervise.find(self.run_id)
             try:
-                if coordinator is None:
+                post = supervise.reach(self.run_id)
+                if post is None:
                     raise CapacityError(f"run {self.run_id} has no coordinator any more")
-                ended = supervise.follow(coordinator, self._display, self._stop)
+                ended = supervise.follow(post, self._display, self._stop)
                 assert ended is not None, "nobody here asks twice"
                 self._outcome = supervise.outcome(self.folder, ended, 130)
-                ray.kill(coordinator, no_restart=True)
+                post.let_go()
             except (ray.exceptions.RayError, ShoalError) as error:
                 self._outcome = supervise.died(self.folder, error)
         self._over.set()
@@ -193,15 +200,13 @@ def _continued(options: RunOptions, folder: RunFolder) -> RunOptions:
 
 def stop_run(run_id: str, reason: str, *, save: bool) -> None:
     """Ask the run's coordinator, if it has one, to end at the next boundary. Does not wait."""
-    coordinator = supervise.find(run_id)
-    if coordinator is not None:
-        coordinator.stop.remote(reason, save)
+    post = supervise.reach(run_id)
+    if post is not None:
+        post.ask("stop", reason, save)
 
 
 def kill_run(run_id: str) -> None:
     """End the run at once, as it is."""
-    import ray
-
-    coordinator = supervise.find(run_id)
-    if coordinator is not None:
-        ray.kill(coordinator, no_restart=True)
+    post = supervise.reach(run_id)
+    if post is not None:
+        post.end()

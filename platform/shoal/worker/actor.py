@@ -1,7 +1,8 @@
-"""The worker: a Ray actor that hosts one engine and takes part in one view after another.
+"""The worker: a Ray actor that hosts one engine at a time, and takes part in one view after another.
 
-Two lines lead to it. On the one, `prepare`, `warm_up` and `run_view` run one at a time on one thread: that is where
-torch computes. On the other (`LINE`), the coordinator and other workers reach it while it computes.
+Two lines lead to it. On the one, `prepare`, `warm_up`, `run_view` and `rest` run one at a time on one thread: that is
+where torch computes. On the other (`LINE`), the coordinator and other workers reach it while it computes. Each call
+says which run it means: what comes late from a run that this worker has left is not heard.
 """
 
 from __future__ import annotations
@@ -10,115 +11,63 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.util.placement_group import get_current_placement_group
 
-from shoal.data.mixture import Mixture
-from shoal.errors import TaskError
+from shoal.errors import StaleProcess, TaskError, WorkerLost
 from shoal.job import Job, by_value
 from shoal.membership.messages import Held, Told, ViewEnd, ViewOrder
-from shoal.membership.view import MemberId
 from shoal.orphans import end_with
+from shoal.worker.outfit import Kind, Links, Outfit, Standing, WorkerFacts
+from shoal.worker.stint import Stint
 
 LINE = "line"
-LINE_THREADS = 6
-ENDS_KEPT = 8
-"""How many views back a worker can tell a restarted coordinator what it did there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outfit:
-    """What a worker needs to know of the run, whatever the view."""
-
-    member: MemberId
-    job: bytes
-    """The job, pickled by value."""
-    checkpoint_uri: str
-    export_uri: str
-    validation_samples: int
-    """0: there is nothing to evaluate on."""
-    coordinator: str
-    """Name of the coordinator's actor: a worker outlives its restart, and ends when it is gone for good."""
-    mixture: Mixture | None = None
-    """Which source each sample is of; None: there is one."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerFacts:
-    """What the coordinator wants to know of a worker that is ready."""
-
-    member: MemberId
-    node: str
-    address: str
-    """Of its node, as Ray knows it."""
-    pid: int
-    device: str
-    rendezvous: str
-    """`host:port` of the store by which a view whose first member this is finds together."""
-    model: dict[str, Any]
-    """`digest`, `parameters` (table of name, elements, shape)."""
-    identity: dict[str, str]
-    """What must be the same on all workers of the run (`worker.identity`)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What a worker tells a coordinator that was restarted."""
-
-    facts: WorkerFacts | None
-    """None: it is not prepared yet."""
-    order: ViewOrder | None
-    """The view that it is in, or was in last."""
-    told: Told
-    """What it was told in that view."""
-    ends: tuple[ViewEnd, ...]
-    """How its last views ended for it, as far as it came out of them well."""
-    place: Any
-    """Its placement group."""
-
-
-@dataclass(frozen=True, slots=True)
-class Links:
-    """The other actors, as a member reaches them in one view."""
-
-    coordinator: Any
-    feed: Any
-    peers: Mapping[MemberId, Any]
-    """The members' actors."""
+LINE_THREADS = 8
 
 
 class Worker:
-    """One engine in one process."""
+    """One process. Serves one run after another; each is a stint."""
 
-    def __init__(self, outfit: Outfit) -> None:
-        end_with(outfit.coordinator, "shoal")
-        self._outfit = outfit
-        self._facts: WorkerFacts | None = None
-        self._order: ViewOrder | None = None
-        self._life: Any = None
-        self._cuts: set[int] = set()
-        self._ends: dict[int, ViewEnd | Exception] = {}
-        self._ended = threading.Condition()
+    def __init__(self, owner: str) -> None:
+        """`owner`: name of the actor that it lives for. It outlives a restart of it, and ends when it is gone for
+        good."""
+        end_with(owner, "shoal")
+        self._process: Any = None
+        self._stint: Stint | None = None
 
     # On the computing thread -------------------------------------------------------------------------------------
 
-    def prepare(self) -> WorkerFacts:
-        """Import, unpickle the job, build the model. Raises TaskError if the user's code fails."""
+    def warm_process(self, kind: Kind, *, sharded: bool = False) -> None:
+        """Do what only the first stint in a process has to wait for: import torch, and DeepSpeed if `sharded`.
+
+        Raises StaleProcess if this process is of another kind, or holds modules that have changed on disk since.
+        """
+        from shoal.worker.identity import changed_modules
+        from shoal.worker.process import Process
+
+        if self._process is None:
+            self._process = Process(kind)
+        if self._process.kind != kind:
+            raise StaleProcess(f"this process is of the kind {self._process.kind}, not {kind}")
+        if changed := changed_modules(self._process.loaded):
+            raise StaleProcess(f"{', '.join(changed)} changed on disk after this process had imported it")
+        self._process.import_engines(sharded=sharded)
+
+    def prepare(self, outfit: Outfit) -> WorkerFacts:
+        """Put on the outfit: unpickle the job, build the model. Whatever run was served before is forgotten.
+
+        Raises TaskError if the user's code fails, StaleProcess if only a new process will do.
+        """
+        self.rest()
+        self.warm_process(outfit.kind)
         try:
-            self._job: Job = by_value.loads(self._outfit.job)
+            job: Job = by_value.loads(outfit.job)
         except Exception as error:  # noqa: BLE001 - unpickling runs the user's imports: whatever fails is theirs
             raise TaskError(
-                f"the job could not be unpickled on worker {self._outfit.member}: {error}\n{traceback.format_exc()}"
+                f"the job could not be unpickled on worker {outfit.member}: {error}\n{traceback.format_exc()}"
             ) from None
-        from shoal.engines.determinism import prepare_process
-
-        # Before torch is there: some of it is read at import.
-        prepare_process(self._job.numerics, max(1, int(self._job.workers.cpus)))
-        import torch
 
         from shoal.engines import make_engine
         from shoal.engines.arithmetic import arithmetic
@@ -129,108 +78,116 @@ class Worker:
         from shoal.worker.life import Estate
         from shoal.worker.snapshots import Snapshots
 
-        device = torch.device("cuda", 0) if self._job.workers.gpus else torch.device("cpu")
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        self._estate = Estate(make_engine(self._job, device), Snapshots(self._outfit.member))
+        device = self._process.device
+        estate = Estate(make_engine(job, device), Snapshots(outfit.member))
         collect(settle=True)  # here nobody waits for it; a view's end then has little to look at
         address = ray.util.get_node_ip_address()
-        self._store, rendezvous = open_store(address)
-        model = model_facts(self._estate.engine.model)
-        bits = arithmetic(device) if self._job.numerics == "exact" else None
-        self._facts = WorkerFacts(
-            member=self._outfit.member,
+        model = model_facts(estate.engine.model)
+        bits = arithmetic(device) if job.numerics == "exact" else None
+        identity = identity_of(model["digest"], bits, self._process.loaded)
+        store, rendezvous = open_store(address)
+        facts = WorkerFacts(
+            member=outfit.member,
             node=ray.get_runtime_context().get_node_id(),
             address=address,
             pid=os.getpid(),
             device=str(device),
             rendezvous=rendezvous,
             model=model,
-            identity=identity_of(model["digest"], bits),
+            identity=identity,
         )
-        return self._facts
+        self._stint = Stint(outfit, job, estate, store, facts)
+        return facts
 
-    def warm_up(self, feed: Any, position: int) -> None:
+    def warm_up(self, run: str, feed: Any, position: int) -> None:
         """One dry step on the samples from `position` on, alone: what only the first step costs is paid before the
         others have to wait for it. Leaves no trace in the state."""
         from shoal.data.reader import train_reader
         from shoal.worker.warming import dry_step
 
-        assert self._facts is not None, "prepare() comes first"
+        stint = self._serving(run)
         dry_step(
-            self._estate.engine, self._job, self._outfit.member, self._store, self._facts.rendezvous,
-            train_reader(feed, self._outfit.mixture), position,
+            stint.estate.engine, stint.job, stint.outfit.member, stint.store, stint.facts.rendezvous,
+            train_reader(feed, stint.outfit.mixture), position,
         )  # fmt: skip
 
-    def run_view(self, order: ViewOrder, links: Links) -> ViewEnd:
+    def run_view(self, run: str, order: ViewOrder, links: Links) -> ViewEnd:
         """Take part in a view from its forming to its end; says what this member then holds.
 
         Raises TaskError (the user's code), CheckpointError (state that cannot be used) and DataError. A peer that is
         gone is no error of this member's: its end says `broken`.
         """
-        from shoal.worker.life import Life
+        return self._serving(run).live(order, links)
 
-        self._order = order
-        self._life = Life(order, links, self._outfit, self._job, self._estate)
-        try:
-            end: ViewEnd | Exception = self._life.live(self._store, self._was_cut)
-        except Exception as error:  # noqa: BLE001 - kept for a coordinator that asks later, and raised all the same
-            end = error
-        with self._ended:
-            self._ends = dict(list(self._ends.items())[1 - ENDS_KEPT :]) | {order.view.number: end}
-            self._ended.notify_all()
-        if isinstance(end, Exception):
-            raise end
-        return end
+    def rest(self) -> None:
+        """Forget the run that was served: its engine, its model, its copies, its connections. The process stays warm.
 
-    def _was_cut(self, view: int) -> bool:
-        return view in self._cuts
+        Raises if the process cannot be used any more, as after an error on a GPU.
+        """
+        stint, self._stint = self._stint, None
+        if stint is not None:
+            stint.close()
+            del stint
+        if self._process is not None:
+            self._process.clean()
+
+    def _serving(self, run: str) -> Stint:
+        stint = self._stint
+        if stint is None or stint.outfit.run != run:
+            raise WorkerLost(f"this worker does not serve {run}" + (" any more" if stint is None else ""))
+        return stint
 
     # On the line -------------------------------------------------------------------------------------------------
 
     @ray.method(concurrency_group=LINE)
-    def cut(self, view: int) -> None:
+    def cut(self, run: str, view: int) -> None:
         """The view is over: make whatever waits for its members fail at once."""
-        from shoal.worker.group import cut_group
-
-        self._cuts.add(view)
-        life = self._life
-        if life is not None and life.order.view.number == view:
-            life.cut()
-        cut_group(view)
+        stint = self._stint
+        if stint is not None and stint.outfit.run == run:
+            stint.cut(view)
 
     @ray.method(concurrency_group=LINE)
-    def keep(self, name: Held, parcel: Any) -> float:
+    def dismiss(self) -> None:
+        """Nothing more is wanted of this worker: a view that it is in is cut, so that `rest` need not wait for it."""
+        stint = self._stint
+        if stint is not None:
+            stint.finish()
+
+    @ray.method(concurrency_group=LINE)
+    def keep(self, run: str, name: Held, parcel: Any) -> float:
         """Keep a copy of another member's shard; returns the processor seconds that it took from this one."""
         from shoal.worker.snapshots import unpack
 
+        snapshots = self._serving(run).estate.snapshots
         begun = time.thread_time()
-        self._estate.snapshots.keep(name, unpack(parcel))
+        snapshots.keep(name, unpack(parcel))
         return time.thread_time() - begun
 
     @ray.method(concurrency_group=LINE)
-    def held(self) -> tuple[Held, ...]:
+    def held(self, run: str) -> tuple[Held, ...]:
         """The snapshots that it keeps by now: a copy may come after the word with which a view ended."""
-        return self._estate.snapshots.held
+        return self._serving(run).estate.snapshots.held
 
     @ray.method(concurrency_group=LINE)
     def standing(self) -> Standing:
         """Where this worker stands."""
-        told = self._life.told if self._life is not None else Told()
-        ends = tuple(e for e in self._ends.values() if isinstance(e, ViewEnd))
-        return Standing(self._facts, self._order, told, ends, get_current_placement_group())
+        stint, place = self._stint, get_current_placement_group()
+        if stint is None:
+            return Standing(None, "", None, None, Told(), (), place)
+        outfit = stint.outfit
+        return Standing(outfit.run, outfit.member, stint.facts, stint.order, stint.told, stint.ends, place)
 
     @ray.method(concurrency_group=LINE)
-    def stay(self) -> None:
-        """Never returns: whoever waits for it learns at once when this process is gone."""
-        threading.Event().wait()
+    def stay(self, run: str | None) -> None:
+        """Returns when this worker has left `run` (None: never). Whoever waits for it learns at once when this process
+        is gone."""
+        if run is None:
+            threading.Event().wait()
+        stint = self._stint
+        if stint is not None and stint.outfit.run == run:
+            stint.over.wait()
 
     @ray.method(concurrency_group=LINE)
-    def view_end(self, view: int) -> ViewEnd:
+    def view_end(self, run: str, view: int) -> ViewEnd:
         """How view `view` ended here; waits until it has. Raises what `run_view` raised."""
-        with self._ended:
-            self._ended.wait_for(lambda: view in self._ends)
-            end = self._ends[view]
-        if isinstance(end, Exception):
-            raise end
-        return end
+        return self._serving(run).end_of(view)

@@ -1,6 +1,6 @@
 """The process group of a view: formed, cut and dissolved in place, in milliseconds, any number of times.
 
-A worker has one rendezvous store for its life. A view meets at the store of its first member, under its own prefix.
+A worker has one rendezvous store for each run. A view meets at the store of its first member, under its own prefix.
 While the main thread forms a group or works in it, another thread may cut it (`cut_group`): whatever the main thread
 waits for then fails, be it a peer that died, one that was stopped, or one that never came.
 """
@@ -91,7 +91,7 @@ _place = _Place()
 
 
 def open_store(host: str) -> tuple[Rendezvous, str]:
-    """Start the rendezvous of this process, once for its life; returns it and its `host:port`.
+    """Start the rendezvous of this process for one run; returns it and its `host:port`.
 
     `host`: the address by which the others reach this node; gloo is bound to the same interface.
     """
@@ -184,6 +184,15 @@ def dissolve_group() -> None:
             bond.cut()
         bond.leave()
     _forget(bond)
+
+
+def forget_views() -> None:
+    """Between two runs: what was cut ahead, and groups that are still there, belong to views of the run before. The
+    process is in no view."""
+    with _place.lock:
+        assert _place.bond is None, f"this process is still in view {_place.bond.number}"
+        _place.cut_ahead.clear()
+    _bury()
 
 
 def _forget(bond: _Bond | None) -> None:

@@ -32,7 +32,7 @@ from shoal.worker.selecting import Selector
 from shoal.worker.snapshots import Parcel, Sender, Snapshots
 
 if TYPE_CHECKING:
-    from shoal.worker.actor import Links, Outfit
+    from shoal.worker.outfit import Links, Outfit
 
 SYNC_S = 20.0
 """Longest wait for one answer of the coordinator."""
@@ -205,14 +205,14 @@ class Life:
         return [*self._writer.poll(), *(self._sender.poll() if self._sender is not None else ())]
 
     def _sync(self, reports: Reports) -> Grant:
-        return ray.get(self._links.coordinator.sync.remote(reports), timeout=SYNC_S)
+        return ray.get(self._links.coordinator.sync.remote(self._outfit.run, reports), timeout=SYNC_S)
 
     def _send(self, keeper: MemberId | None, step: int, parcel: Parcel) -> float:
         to = keeper or self.order.buddy
         if to is None:
             return 0.0
         name = Held(self.order.member, self.order.view.number, step)
-        return ray.get(self._links.peers[to].keep.remote(name, parcel))
+        return ray.get(self._links.peers[to].keep.remote(self._outfit.run, name, parcel))
 
     def _export(self, engine: Any) -> None:
         parameters = engine.full_parameters()

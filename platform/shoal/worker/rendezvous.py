@@ -1,4 +1,4 @@
-"""Where the members of a view find each other: a small store of keys and values on each worker, for its whole life.
+"""Where the members of a view find each other: a small store of keys and values on each worker, for one run.
 
 Torch's own (`TCPStore`) cannot be used here. It looks up the name of whoever connects, and of whom it connects to, and
 where the name service is slow or loses a packet a view would take five seconds to form instead of a few milliseconds.
@@ -83,7 +83,15 @@ class Rendezvous:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listening, selectors.EVENT_READ)
         self._callers: set[_Caller] = set()
-        threading.Thread(target=self._serve, name="shoal-rendezvous", daemon=True).start()
+        self._closing, bell = socket.socketpair()
+        self._selector.register(bell, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._serve, args=(bell,), name="shoal-rendezvous", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Hang up on everybody, and be gone."""
+        self._closing.close()
+        self._thread.join()
 
     def begin(self, view: int) -> None:
         """Forget all earlier views."""
@@ -96,13 +104,22 @@ class Rendezvous:
         with self._lock:
             return sum(len(values) for values in self._views.values())
 
-    def _serve(self) -> None:
+    def _serve(self, bell: socket.socket) -> None:
         while True:
             for key, _ in self._selector.select():
+                if key.fileobj is bell:
+                    self._end(bell)
+                    return
                 if key.data is None:
                     self._accept()
                 else:
                     self._hear(key.data)
+
+    def _end(self, bell: socket.socket) -> None:
+        for caller in list(self._callers):
+            self._hang_up(caller)
+        for own in (self._listening, bell, self._selector):
+            own.close()
 
     def _accept(self) -> None:
         try:

@@ -1,0 +1,144 @@
+"""Who gets how many of a pool's workers: pure functions of what is there, what is claimed and what is held.
+
+A move costs the run that gives a view change, so workers move for two reasons only: a run that could not start
+otherwise needs them, or they are free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from shoal.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one run asks of a pool."""
+
+    run: str
+    sizes: tuple[int, ...]
+    """Numbers of workers that it can make use of, ascending: the fewest that it can run with first."""
+    since: int = 0
+    """Who came earlier has the smaller one."""
+    weight: float = 1.0
+    """How much it deserves: what is spread is spread in proportion to this."""
+
+    def __post_init__(self) -> None:
+        if not self.sizes or self.sizes[0] < 1 or list(self.sizes) != sorted(set(self.sizes)):
+            raise ConfigError(f"a claim needs ascending numbers of workers from 1 on, got {self.sizes}")
+        if not self.weight > 0:
+            raise ConfigError(f"a claim needs a weight above 0, got {self.weight}")
+
+    @property
+    def low(self) -> int:
+        """The fewest workers that it can run with."""
+        return self.sizes[0]
+
+    def fitting(self, count: int) -> int:
+        """The largest size that `count` workers are enough for; 0: there is none."""
+        return max((size for size in self.sizes if size <= count), default=0)
+
+    def above(self, count: int) -> int | None:
+        """The next larger size."""
+        return next((size for size in self.sizes if size > count), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a run is allotted."""
+
+    count: int
+    reason: str
+
+
+def useful_sizes(low: int, high: int, virtual_shards: int) -> tuple[int, ...]:
+    """The numbers of workers in [low, high] that make a step shorter than the next smaller one of them does.
+
+    The slowest member decides about a step, and it has ceil(virtual_shards / n) of them.
+    """
+    sizes = [low]
+    for count in range(low + 1, min(high, virtual_shards) + 1):
+        if -(-virtual_shards // count) < -(-virtual_shards // sizes[-1]):
+            sizes.append(count)
+    return tuple(sizes)
+
+
+def divide(total: int, claims: Sequence[Claim], held: Mapping[str, int]) -> dict[str, Share]:
+    """Divide `total` workers, those that are lent and those that are free; `held`: how many each run has now.
+
+    Every run gets the fewest that it needs, in order of arrival; one that finds too few left waits, and so do all that
+    came after it and have nothing yet: nobody is overtaken for ever. Who has more than it needs keeps it, but for what
+    the others lack. What is free is spread evenly by weight.
+    """
+    seated, waiting = _seat(total, sorted(claims, key=lambda c: c.since), held)
+    counts = {c.run: max(c.low, c.fitting(held.get(c.run, 0))) for c in seated}
+    missing = sum(counts.values()) - total
+    _shrink(counts, seated, missing)
+    _spread(counts, seated, total - sum(counts.values()), held)
+    starving = [c.run for c in seated if held.get(c.run, 0) < c.low]
+    shares = {c.run: Share(counts[c.run], _reason(c, counts[c.run], held.get(c.run, 0), starving)) for c in seated}
+    return shares | {c.run: Share(0, why) for c, why in waiting}
+
+
+def next_to_get(claims: Iterable[Claim], shares: Mapping[str, Share], held: Mapping[str, int]) -> list[Claim]:
+    """Who gets the next worker that is free, in order: first who cannot run yet, then who has least for its weight."""
+    short = [c for c in claims if held.get(c.run, 0) < shares[c.run].count]
+
+    def rank(claim: Claim) -> tuple[bool, float, int]:
+        has = held.get(claim.run, 0)
+        return has >= claim.low, 0.0 if has < claim.low else has / claim.weight, claim.since
+
+    return sorted(short, key=rank)
+
+
+def _seat(total: int, claims: Sequence[Claim], held: Mapping[str, int]) -> tuple[list[Claim], list[tuple[Claim, str]]]:
+    """Who can run, and who waits for what."""
+    running = [c for c in claims if held.get(c.run, 0) >= c.low]
+    seated: list[Claim] = []
+    waiting: list[tuple[Claim, str]] = []
+    room = total
+    for claim in (*running, *(c for c in claims if c not in running)):
+        if waiting:
+            waiting.append((claim, f"waits behind {waiting[0][0].run}, which came first"))
+        elif claim.low > room:
+            waiting.append((claim, f"needs {claim.low} workers, and the others leave {max(0, room)} of {total}"))
+        else:
+            seated.append(claim)
+            room -= claim.low
+    return seated, waiting
+
+
+def _shrink(counts: dict[str, int], claims: Sequence[Claim], missing: int) -> None:
+    """Take `missing` workers from those that have most for their weight, the latest first."""
+    while missing > 0:
+        rich = max((c for c in claims if counts[c.run] > c.low), key=lambda c: (counts[c.run] / c.weight, c.since))
+        less = rich.fitting(counts[rich.run] - 1)
+        missing -= counts[rich.run] - less
+        counts[rich.run] = less
+
+
+def _spread(counts: dict[str, int], claims: Sequence[Claim], free: int, held: Mapping[str, int]) -> None:
+    """Give what is free to who has least for its weight; first to who has it still and would have to give it up."""
+    while True:
+        steps = {c.run: above - counts[c.run] for c in claims if (above := c.above(counts[c.run])) is not None}
+        able = [c for c in claims if steps.get(c.run, free + 1) <= free]
+        if not able:
+            return
+
+        def rank(claim: Claim) -> tuple[bool, float, float, int]:
+            run, count = claim.run, counts[claim.run]
+            return count + steps[run] > held.get(run, 0), count / claim.weight, -claim.weight, claim.since  # noqa: B023
+
+        poor = min(able, key=rank)
+        counts[poor.run] += steps[poor.run]
+        free -= steps[poor.run]
+
+
+def _reason(claim: Claim, count: int, has: int, starving: Sequence[str]) -> str:
+    if has < claim.low:
+        return f"{count} to start with"
+    if count < has:
+        others = ", ".join(r for r in starving if r != claim.run)
+        return f"gives {has - count} back" + (f" for {others}" if others else "; more would not make it faster")
+    return f"{count - has} more are free" if count > has else "keeps what it has"

@@ -1,0 +1,132 @@
+"""Places for workers in the cluster: a placement group for each, and a process on it.
+
+Placement groups cannot be resized, so each worker has its own. Asking for groups, not for bare actors, is what Ray's
+autoscaler understands. Actors and groups are detached: they outlive a coordinator that is being restarted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray.util.placement_group import (
+    PlacementGroup,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from shoal.job import Workers
+from shoal.worker.actor import LINE, LINE_THREADS, Worker
+
+LOOK_S = (0.05, 1.0)
+"""Between two looks for places that were granted: at first, and at most."""
+EAGER_S = 10.0
+"""After something was asked for, how long to look as often as at first."""
+
+
+class Places:
+    """Requests for places that the cluster has not granted yet."""
+
+    def __init__(self, prefix: str, wanted: Workers) -> None:
+        """`prefix` of the groups' names; `wanted`: what a worker takes."""
+        self._prefix, self._wanted = prefix, wanted
+        self._number = 0
+        self._asked: dict[PlacementGroup, float] = {}
+
+    def __len__(self) -> int:
+        """How many are asked for."""
+        return len(self._asked)
+
+    def older_than(self, seconds: float) -> int:
+        """How many have been asked for so long ago."""
+        now = time.monotonic()
+        return sum(now - at > seconds for at in self._asked.values())
+
+    def ask(self, count: int) -> None:
+        """Ask for `count` places in all: for more, or take requests back."""
+        while len(self._asked) < count:
+            self._number += 1
+            name = f"{self._prefix}place{self._number}"
+            place = placement_group([bundle_of(self._wanted)], strategy="PACK", name=name, lifetime="detached")
+            self._asked[place] = time.monotonic()
+        while len(self._asked) > count:
+            remove_placement_group(self._asked.popitem()[0])
+
+    async def granted(self) -> list[PlacementGroup]:
+        """Wait until the cluster has granted some."""
+        pause = LOOK_S[0]
+        while True:
+            asked = list(self._asked)
+            found = await asyncio.to_thread(lambda asked: [p for p in asked if p.wait(0)], asked) if asked else []
+            granted = [p for p in found if self._asked.pop(p, None) is not None]  # none that was taken back meanwhile
+            if granted:
+                return granted
+            await asyncio.sleep(pause)
+            newest = max(self._asked.values(), default=0.0)
+            eager = not self._asked or time.monotonic() - newest < EAGER_S
+            pause = LOOK_S[0] if eager else min(2 * pause, LOOK_S[1])
+
+    def drop_others(self, kept: set[str]) -> None:
+        """After a restart: give back all places but `kept` (their ids, in hex)."""
+        for number, place in placement_group_table().items():
+            name = place["name"]
+            if not name.startswith(f"{self._prefix}place"):
+                continue
+            self._number = max(self._number, int(name[len(self._prefix) + len("place") :]))
+            if number not in kept and place["state"] != "REMOVED":
+                remove_placement_group(get_placement_group(name))
+
+
+def start_worker(name: str, wanted: Workers, place: PlacementGroup, owner: str) -> Any:
+    """A new worker process on `place`, living for the actor named `owner`; returns its handle at once."""
+    return (
+        ray.remote(concurrency_groups={LINE: LINE_THREADS})(Worker)  # type: ignore[call-overload]
+        .options(
+            name=name,
+            namespace="shoal",
+            lifetime="detached",
+            num_cpus=wanted.cpus,
+            num_gpus=wanted.gpus,
+            resources=dict(wanted.resources) or None,
+            max_restarts=0,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(place, placement_group_capture_child_tasks=False),
+        )
+        .remote(owner)
+    )
+
+
+def end_worker(actor: Any, place: PlacementGroup | None) -> None:
+    """End the process and give its place back."""
+    ray.kill(actor, no_restart=True)
+    if place is not None:
+        remove_placement_group(place)
+
+
+def named_workers(prefix: str) -> list[str]:
+    """Names of the living actors of Shoal that begin so."""
+    found = ray.util.list_named_actors(all_namespaces=True)
+    return sorted(a["name"] for a in found if a["namespace"] == "shoal" and a["name"].startswith(prefix))
+
+
+def bundle_of(want: Workers) -> Mapping[str, float]:
+    """What one worker takes of the cluster."""
+    bundle = {"CPU": want.cpus, "GPU": want.gpus, **dict(want.resources)}
+    return {name: amount for name, amount in bundle.items() if amount}
+
+
+def too_few(found: int, want: Workers) -> str:
+    """Why the cluster gave no more than `found` places, with what it has."""
+    bundle: Mapping[str, float] = bundle_of(want)
+    total = ray.cluster_resources()
+    has = ", ".join(f"{name}: {total.get(name, 0):g}" for name in bundle)
+    return (
+        f"only {found} of at least workers.min={want.min} workers found a place. Each needs {dict(bundle)}; the whole "
+        f"cluster has {has}, part of it kept for reading data. Lower workers.min or workers.cpus, add nodes, or, if an "
+        f"autoscaler is still adding some, raise workers.start_s={want.start_s:g}"
+    )
