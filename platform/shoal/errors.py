@@ -41,6 +41,10 @@ class TaskError(ShoalError):
     """The user's own code failed inside a worker; the message carries its traceback. Never retried."""
 
 
+NOT_FINITE = "the gradient is not finite"
+"""Words in the TaskError of a step whose loss or gradient overflowed, by which a range test knows it from others."""
+
+
 class WorkerLost(ShoalError):
     """A worker died, or stayed silent beyond its deadline."""
 

@@ -15,6 +15,7 @@ from shoal.job import (
     OneCycle,
     Piecewise,
     Polynomial,
+    RangeTest,
     Rex,
     Scaled,
     Step,
@@ -44,6 +45,7 @@ PLAIN: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
     WarmupStableDecay: {
         **COMMON, "decay": st.floats(0.05, 0.55), "shape": st.sampled_from(["sqrt", "linear", "cosine"])
     },
+    RangeTest: {"warmup": WARMUP, "start": st.floats(1e-6, 1)},
 }  # fmt: skip
 families = st.one_of([st.builds(kind, **fields) for kind, fields in PLAIN.items()])
 

@@ -39,6 +39,7 @@ PURE = (
     "shoal.audit.chain",
     "shoal.audit.epochs",
     "shoal.optim.schedules",
+    "shoal.optim.range_test",
     "shoal.tuning.space",
     "shoal.tuning.spec",
     "shoal.tuning.trials",
@@ -69,13 +70,14 @@ MAY_IMPORT = {
     "audit": "errors digests positions job run_folder data tracking.ledger",
     "worker": "__version__ errors digests job membership optim data state engines tasks ray_compat orphans",
     "coordinator": "errors positions job membership data state tasks tracking worker ray_compat run_folder "
-    "pool.division pool.spec orphans",
+    "pool.division pool.spec orphans optim.range_test",
     "pool": "errors job worker coordinator data.feed ray_compat launch.cluster",
     "tuning": "errors job run_folder ray_compat data.sources state.store tracking coordinator.status launch cli.text "
     "pool",
-    "launch": "errors positions job data state tasks tracking coordinator audit pool ray_compat run_folder cli.display",
+    "launch": "errors positions job data state tasks tracking coordinator audit pool ray_compat run_folder cli.display "
+    "optim.range_test",
     "cli": "errors environment __version__ run_folder job data tasks tracking audit coordinator.status launch "
-    "optim.schedules tuning",
+    "optim.schedules optim.range_test tuning",
     "__init__": "job tasks launch tuning",
     "__main__": "cli",
 }

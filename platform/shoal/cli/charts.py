@@ -26,16 +26,31 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Axes:
-    """What the two axes end with; both begin with 0."""
+    """What the two axes end with; both begin with 0, unless `x_from` is set."""
 
     x: float
     x_unit: str
     y: float
+    x_from: float | None = None
+    """The horizontal axis is logarithmic, and begins here."""
 
     def ticks(self, parts: int) -> list[tuple[float, str]]:
         """(share of the horizontal axis, what stands there), the last one with the unit."""
-        found = [(i / parts, f"{self.x * i / parts:g}") for i in range(parts + 1)]
-        return [*found[:-1], (1.0, f"{found[-1][1]} {self.x_unit}")]
+        if self.x_from is None:
+            found = [(i / parts, f"{self.x * i / parts:g}") for i in range(parts + 1)]
+        else:
+            ratio = self.x / self.x_from
+            found = [(i / parts, f"{self.x_from * ratio ** (i / parts):.2g}") for i in range(parts + 1)]
+        return [*found[:-1], (1.0, f"{found[-1][1]} {self.x_unit}".rstrip())]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mark:
+    """A place on the horizontal axis that is pointed at."""
+
+    place: float
+    """As a share of the axis."""
+    name: str
 
 
 def blocks(values: Sequence[float], axes: Axes, *, rows: int) -> Iterator[str]:
@@ -60,7 +75,7 @@ def _below(axes: Axes, columns: int) -> str:
     return text
 
 
-def svg(lines: Sequence[Line], axes: Axes, *, title: str) -> str:
+def svg(lines: Sequence[Line], axes: Axes, *, title: str, marks: Sequence[Mark] = ()) -> str:
     """All `lines` in one chart with a legend, as the text of an SVG file."""
     left, top, width, height = 70, 44, 660, 280
     bottom = top + height
@@ -72,6 +87,13 @@ def svg(lines: Sequence[Line], axes: Axes, *, title: str) -> str:
     for share, label in axes.ticks(4):
         anchor = "end" if share == 1 else "middle" if share else "start"
         out.append(f'<text x="{left + width * share:g}" y="{bottom + 20}" text-anchor="{anchor}">{label}</text>')
+    for i, mark in enumerate(marks):
+        x, anchor = left + width * mark.place, "end" if mark.place > 0.5 else "start"
+        out.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}" class="mark"/>')
+        inside = x + (-6 if anchor == "end" else 6)
+        out.append(
+            f'<text x="{inside:.1f}" y="{bottom - 8 - 18 * i}" text-anchor="{anchor}">{html.escape(mark.name)}</text>'
+        )
     below = bottom + 50
     for i, line in enumerate(lines):
         dash = ' stroke-dasharray="6 4"' if i // len(_COLORS) % 2 else ""
@@ -97,6 +119,7 @@ text {{ font: 13px system-ui, "Segoe UI", Roboto, "Liberation Sans", sans-serif;
 polyline {{ fill: none; stroke-width: 2; stroke-linejoin: round }}
 .grid {{ stroke: #e3e6eb }}
 .axis {{ stroke: #8a95a3 }}
+.mark {{ stroke: #5d6978; stroke-dasharray: 3 3 }}
 </style>
 <rect width="100%" height="100%" fill="#ffffff"/>
 {inside}

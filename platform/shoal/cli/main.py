@@ -11,6 +11,7 @@ from shoal import __version__
 from shoal.cli.control import attach, kill_worker, scale, status, stop
 from shoal.cli.data import data
 from shoal.cli.doctor import doctor
+from shoal.cli.lr_find import lr_find
 from shoal.cli.proofs import audit, verify
 from shoal.cli.runs import runs
 from shoal.cli.schedule import schedule
@@ -31,6 +32,7 @@ def shoal() -> None:
     shoal train jobs/gpt.py --set workers.max=4 --set optimizer.lr=3e-4
     shoal schedule jobs/gpt.py --compare Rex     learning rates over the budget, as a picture
     shoal sweep tuning/lr_schedule.py            many jobs made from one: which is best?
+    shoal lr-find jobs/gpt.py                    which learning rate: train with rising ones
     shoal runs                                   all runs
     shoal status RUN                             its workers: where they run, what they do
     shoal scale RUN 2:6                          more or fewer workers, while it runs
@@ -42,7 +44,7 @@ def shoal() -> None:
 
 for command in (
     *(train, resume, attach, status, scale, kill_worker, stop),
-    *(sweep, audit, verify, runs, data, schedule, ui, doctor),
+    *(sweep, audit, verify, runs, data, schedule, lr_find, ui, doctor),
 ):
     shoal.add_command(command)
 

@@ -56,7 +56,7 @@ def schedule(
 
     \b
     Constant  Linear  Cosine  Polynomial  Step  Exponential  InverseSqrt  Triangular  Triangular2
-    OneCycle  WarmRestarts  Rex  WarmupStableDecay, and of several: Piecewise  Scaled
+    OneCycle  WarmRestarts  Rex  WarmupStableDecay  RangeTest, and of several: Piecewise  Scaled
 
     Each has a warm-up and values of its own (docs/schedules.md).
 

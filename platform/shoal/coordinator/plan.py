@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from shoal.data.catalog import Catalog
     from shoal.data.mixture import Mixture
     from shoal.data.training import TrainingData
+    from shoal.optim.range_test import Divergence
     from shoal.state.store import CheckpointInfo
     from shoal.tracking.settings import RecordSettings
 
@@ -75,6 +76,8 @@ class RunPlan:
     """
     pool: str | None = None
     """The pool that lends the workers; None: the cluster gives them."""
+    divergence: Divergence | None = None
+    """The run stops, in the same way, when its loss does this."""
 
     launch: str = field(default_factory=lambda: f"{time.time_ns():x}")
     """Tells the workers of this launch from those of an earlier one of the same run."""

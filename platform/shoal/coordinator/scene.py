@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from shoal.coordinator.book import Book
@@ -26,6 +26,7 @@ from shoal.membership.phases import Phase, move
 from shoal.membership.recovery import Choice, Formed, sources
 from shoal.membership.stragglers import Paces
 from shoal.membership.view import MemberId, View
+from shoal.optim.range_test import Trend
 from shoal.tracking.ledger import last_view, read
 from shoal.worker.outfit import Kind, Outfit
 
@@ -64,6 +65,7 @@ class Scene:
         self.resize_costs: list[float] = []
         self.spending = Spending()
         self.course = Course(plan.positions)
+        self._trend = Trend(plan.divergence) if plan.divergence is not None else None
 
     def set_out(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Find the course of the run, with what was decided and used before; `entries`: of its ledger."""
@@ -144,10 +146,19 @@ class Scene:
         if progressed.commits:
             self.book.commits(list(progressed.commits), self.spending.used(time.monotonic()))
             self.charged = 0  # a run that gets on is not ended by its losses
+            self._mind_divergence([c.loss for c in progressed.commits])
         for evaluation in progressed.evaluations:
             self.book.evaluated(evaluation.step, self.summary.of(evaluation.means), evaluation.seconds)
         for written in progressed.written:
             self.durable.submit(written.step, written.parts, self.book)
+
+    def _mind_divergence(self, losses: Iterable[float]) -> None:
+        """End the run if the plan says that it ends when its loss diverges, and it did."""
+        reasons = [self._trend.hear(loss) for loss in losses] if self._trend is not None else []
+        if self.stop is None and any(reasons):
+            self.stop = next(reason for reason in reasons if reason)
+            if self.running is not None:
+                self.running.leasing.stop(self.stop)
 
 
 def _supply(plan: RunPlan, changed: Callable[[], None]) -> Supply:

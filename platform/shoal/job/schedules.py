@@ -228,6 +228,21 @@ class WarmupStableDecay(_Falling):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RangeTest(_Family):
+    """From `start` up to the peak, by the same ratio from each step to the next: what `shoal lr-find` trains with
+    (Smith 2017, "Cyclical learning rates", arXiv:1506.01186, whose test rises on a line)."""
+
+    warmup: float = 0.0
+    """Share of the budget over which the rate rises from 0 to `start`."""
+    start: float = 1e-6
+    """Rate at the beginning, as a fraction of the peak."""
+
+    def _check(self) -> None:
+        positive("RangeTest.start", self.start)
+        fraction("RangeTest.start", self.start, closed=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Piecewise:
     """Schedules one after the other, each over its share of the budget (torch's `SequentialLR`)."""
 
@@ -279,6 +294,7 @@ Schedule = (
     | WarmRestarts
     | Rex
     | WarmupStableDecay
+    | RangeTest
     | Piecewise
     | Scaled
 )

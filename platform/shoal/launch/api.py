@@ -20,6 +20,7 @@ from shoal.ray_compat import auth_mode
 if TYPE_CHECKING:
     from shoal.job.recipe import Recipe
     from shoal.launch.cluster import Connection
+    from shoal.optim.range_test import Divergence
     from shoal.state.store import CheckpointInfo
     from shoal.tracking.settings import TrialOf
 
@@ -51,6 +52,8 @@ class RunOptions:
     """Stop after this step, with a checkpoint, whatever the budget."""
     replay: Path | None = None
     """A ledger; the steps that it has take the same course again."""
+    divergence: Divergence | None = None
+    """Stop in the same way once the loss does this."""
     scratch: Path | None = None
     """Make the run's folder here, record nothing in MLflow, and begin with `start_from`."""
     pool: str | None = None

@@ -88,6 +88,7 @@ class Prepared:
             until_step=self.options.until_step,
             replay=self.options.replay,
             pool=self.options.pool,
+            divergence=self.options.divergence,
         )
 
     def record_settings(self) -> RecordSettings:

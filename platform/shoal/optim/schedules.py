@@ -28,6 +28,7 @@ from shoal.job.schedules import (
     OneCycle,
     Piecewise,
     Polynomial,
+    RangeTest,
     Rex,
     Scaled,
     Schedule,
@@ -161,6 +162,10 @@ def _warmup_stable_decay(schedule: WarmupStableDecay, progress: float) -> float:
     return _between(1.0, schedule.final, heights[schedule.shape])
 
 
+def _range_test(schedule: RangeTest, progress: float) -> float:
+    return float(schedule.start ** (1.0 - _rest(schedule, progress)))
+
+
 def _piecewise(schedule: Piecewise, progress: float, origin: float) -> float:
     begin = 0.0
     for share, piece in schedule.pieces[:-1]:
@@ -184,5 +189,6 @@ _CURVES: dict[type[Any], Callable[[Any, float], float]] = {
     WarmRestarts: _warm_restarts,
     Rex: _rex,
     WarmupStableDecay: _warmup_stable_decay,
+    RangeTest: _range_test,
 }
 """The factor at a progress behind the warm-up (of `OneCycle`: at any)."""

@@ -15,7 +15,7 @@ from shoal.digests import shown, split
 from shoal.engines.micro_batches import plan
 from shoal.engines.protocol import Engine
 from shoal.engines.randomness import seed_shard
-from shoal.errors import TaskError
+from shoal.errors import NOT_FINITE, TaskError
 from shoal.job import Job
 from shoal.membership.messages import Held, Progress, StepReport, ViewOrder
 from shoal.membership.view import Lease, MemberId
@@ -238,7 +238,7 @@ class Loop:
 def _not_finite(lease: Lease, losses: list[tuple[int, float]], norm: float, rate: float) -> str:
     shown = ", ".join(f"{loss:g}" for _, loss in losses)
     return (
-        f"step {lease.step}: the gradient is not finite: norm {norm} (losses of virtual shards "
+        f"step {lease.step}: {NOT_FINITE}: norm {norm} (losses of virtual shards "
         f"{lease.shards[0]}..{lease.shards[1] - 1}: {shown}; learning rate {rate:g}). The step was not applied. "
         f"Lower optimizer.lr, set optimizer.clip_norm, lengthen schedule.warmup, or look for a division by zero or a "
         f"log of zero in the task's loss; the samples are positions {lease.start}..{lease.stop - 1} of the data order"

@@ -20,6 +20,7 @@ from shoal.job import (
     OneCycle,
     Piecewise,
     Polynomial,
+    RangeTest,
     Rex,
     Scaled,
     Step,
@@ -45,7 +46,7 @@ def last_of(schedule: Any) -> float:
         return last_of(schedule.pieces[-1][1])
     if isinstance(schedule, Scaled):
         return schedule.by * last_of(schedule.of)
-    if isinstance(schedule, Constant):
+    if isinstance(schedule, (Constant, RangeTest)):
         return 1.0
     if isinstance(schedule, InverseSqrt):
         return math.sqrt(schedule.warmup)
@@ -95,7 +96,7 @@ def test_a_warm_up_is_a_straight_line_to_where_the_curve_begins(schedule: Any, s
     assert inside == pytest.approx(share * begins, abs=1e-9)
     bent = factor(schedule, share * schedule.warmup, origin)
     assert bent == pytest.approx(origin + share * (begins - origin), abs=1e-9)
-    if not isinstance(schedule, Triangular):
+    if not isinstance(schedule, (Triangular, RangeTest)):
         assert begins == pytest.approx(1.0, abs=1e-12)
 
 
@@ -166,6 +167,12 @@ def test_cycles_end_with_the_budget() -> None:
     found = rates(Triangular2(cycles=3, low=0.0), 60)
     assert [found[9], found[29], found[49]] == pytest.approx([1.0, 0.5, 0.25])
     assert [i + 1 for i, r in enumerate(found) if r < 1e-12] == [20, 40, 60]
+
+
+def test_a_range_test_rises_by_equal_ratios_to_the_peak() -> None:
+    found = rates(RangeTest(start=1e-4), 8, peak=3.0)
+    assert [b / a for a, b in pairwise(found)] == pytest.approx([10**0.5] * 7)
+    assert (found[0], found[-1]) == (pytest.approx(3e-4 * 10**0.5), 3.0)
 
 
 def test_rex_and_wsd_by_hand() -> None:
