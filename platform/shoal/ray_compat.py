@@ -88,7 +88,7 @@ def quiet_tune() -> None:
     """Ray Tune as `TUNE_SETTINGS` say, and silent: the sweep itself shows its trials."""
     os.environ.update(TUNE_SETTINGS)
     for name in ("ray.tune", "ray.air", "ray.train"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def yield_to_training() -> None:

@@ -40,8 +40,8 @@ class RunOptions:
     """Run (id or folder) to continue from its last durable checkpoint."""
     new_data: bool = False
     """Continue although the data, or their order, are not those of the checkpoint: in a new run."""
-    fork: bool = False
-    """With `resume`: begin a new run from that checkpoint, also with the same job, and while the old one goes on."""
+    fork_at: int | None = None
+    """With `resume`: begin a new run from that run's checkpoint of this step, though the old one may go on."""
     storage_uri: str | None = None
     """Where checkpoints and the exported model go; default: the run folder."""
     if_detached: Literal["stop", "continue"] = "stop"

@@ -166,10 +166,10 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
         continues = False
     else:
         old = find_run(root, options.resume)
-        continues = not options.fork and old.read().get("job_digest") == digest
+        continues = options.fork_at is None and old.read().get("job_digest") == digest
         if continues:
             _not_running(old)
-        start, same_order = _start_from(job, old, sources, total, new_data=options.new_data)
+        start, same_order = _start_from(job, old, sources, total, options)
         continues = continues and same_order
         folder = old if continues else new_folder(root, options.name or fresh_name(job.name))
     if not continues:
@@ -242,14 +242,17 @@ def _not_running(folder: RunFolder) -> None:
 
 
 def _start_from(
-    job: Job, folder: RunFolder, sources: Sources, total: int, *, new_data: bool
+    job: Job, folder: RunFolder, sources: Sources, total: int, options: RunOptions
 ) -> tuple[CheckpointInfo, bool]:
-    """The run's last checkpoint, and whether the data go on as they did; if not, and unless `new_data`, an error."""
+    """The run's last checkpoint, or that of `fork_at`, and whether the data go on as they did; if not, and unless
+    `new_data`, an error."""
     uri = folder.read().get("checkpoint_uri") or str(folder.checkpoints)
     store = CheckpointStore(uri)
-    latest = store.latest()
+    at = options.fork_at
+    latest = store.latest() if at is None else next((info for info in store.list() if info.step == at), None)
     if latest is None:
-        raise ConfigError(f"run {folder.run_id} has no checkpoint in {uri} to continue from; start it anew")
+        which = "" if at is None else f" of step {at}"
+        raise ConfigError(f"run {folder.run_id} has no checkpoint{which} in {uri} to continue from; start it anew")
     if latest.step >= total:
         raise ConfigError(
             f"run {folder.run_id} has done {latest.step} of {total} steps, its whole budget; give it more, for example "
@@ -266,7 +269,7 @@ def _start_from(
                 f"a step"
             )
     except DataError as error:
-        if new_data:
+        if options.new_data:
             return latest, False
         raise DataError(f"{error}. To go on all the same, in a new run: --new-data") from None
     return latest, True

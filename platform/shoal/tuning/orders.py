@@ -18,7 +18,9 @@ class Order:
     run_id: str
     fields: Mapping[str, Value]
     fork_from: str | None = None
-    """The run from whose last checkpoint a new run begins; None: its own, if it has one, else the beginning."""
+    """The run from whose checkpoint a new run begins; None: its own last one, if there is one, else the beginning."""
+    fork_at: int | None = None
+    """The step of that checkpoint."""
     after: int = 0
     """Evaluations up to this step are known."""
     used: Used = field(default_factory=Used)

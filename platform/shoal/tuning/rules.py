@@ -172,7 +172,7 @@ class Rule(TrialScheduler):
         old = self._sweeping.state.rows[number].run_id
         order = self._sweeping.forked(number, trial.config["number"], dict(trial.config["fields"]))
         trial.set_config(to_config(order))
-        stop_run(old, f"goes on from the checkpoint of {order.fork_from}", save=False)
+        stop_run(old, f"its sweep goes on from the checkpoint of {order.fork_from}", save=False)
 
     def _replay(self, trial: Any, row: TrialRow) -> None:
         for point in row.curve:

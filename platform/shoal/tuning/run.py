@@ -17,6 +17,8 @@ from shoal.job.store import decides, job_digest
 from shoal.launch.prepare import fresh_name
 from shoal.launch.signals import StopRequests
 from shoal.pool import PoolSpec, open_pool
+from shoal.run_folder import RunFolder
+from shoal.state.store import CheckpointStore
 from shoal.tracking.settings import absolute_uri
 from shoal.tuning.ledger import FILE, SweepLedger, sweep_folder
 from shoal.tuning.meter import Meter, Used
@@ -24,7 +26,7 @@ from shoal.tuning.propose import need_optuna, propose
 from shoal.tuning.recipe import SweepRecipe, write_best
 from shoal.tuning.record import SweepRecord
 from shoal.tuning.space import Point, check, holds
-from shoal.tuning.spec import TPE, Sweep, check_amounts
+from shoal.tuning.spec import TPE, Population, Sweep, check_amounts
 from shoal.tuning.sweeping import Sweeping
 from shoal.tuning.trial import Base
 from shoal.tuning.trials import SweepFacts, SweepState, TrialRow, read
@@ -74,6 +76,8 @@ def run_sweep(recipe: SweepRecipe, options: SweepOptions, display: SweepDisplay)
         display.opened(ledger.state)
         _drive(sweeping, checked, options, display)
         state = sweeping.finish()
+        if checked.base.keep_all:
+            _prune(checked.base, state)
         if state.best is not None:
             write_best(recipe, state, state.best)
     finally:
@@ -114,6 +118,7 @@ def check_sweep(recipe: SweepRecipe, options: SweepOptions) -> Checked:
         runs=runs,
         cwd=str(Path.cwd()),
         tracking_uri=options.tracking_uri,
+        keep_all=isinstance(sweep.search, Population),
         workers=_workers(sweep, job),
     )
     return Checked(sweep, base, {"samples": samples, "steps": float(steps)}.get(sweep.resource))
@@ -244,6 +249,13 @@ def _pool_of(checked: Checked) -> PoolSpec:
         start_s=job.workers.start_s,
         name=fresh_name("sweep"),
     )
+
+
+def _prune(base: Base, state: SweepState) -> None:
+    """Delete the checkpoints that only others of the population needed."""
+    for folder in (RunFolder(base.runs / run) for row in state.rows for run in row.runs):
+        if (folder.path / "run.json").exists():
+            CheckpointStore(folder.read()["checkpoint_uri"]).prune(base.job.checkpoints)
 
 
 def _drive(sweeping: Sweeping, checked: Checked, options: SweepOptions, display: SweepDisplay) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 from ray import tune
 
 from shoal.errors import ShoalError
-from shoal.run_folder import RunFolder
 from shoal.state.store import CheckpointStore
 from shoal.tuning.meter import Used
 from shoal.tuning.orders import Ended, Evaluated, Order, Said
@@ -62,15 +61,20 @@ class TrialActor(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """The run's own durable checkpoint is the checkpoint; this sees to it that there is one."""
+        step = None
         if self._run is not None and self._keeps_training:
-            self._wait_for_checkpoint(self._run.folder)
+            step = self._durable_step(self._run)
         elif self._run is not None:
             self._run.end()
-        return {"after": self._last}
+        return {"after": self._last, "step": step}
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        if checkpoint is not None and self._order.fork_from is None:
+        """Its own, after a pause; or that of the trial that it is to go on from."""
+        assert checkpoint is not None, "what `save_checkpoint` returned"
+        if self._order.fork_from is None:
             self._order = replace(self._order, after=checkpoint["after"])
+        else:
+            self._order = replace(self._order, fork_at=checkpoint["step"])
 
     def cleanup(self) -> None:
         if self._run is not None:
@@ -91,11 +95,11 @@ class TrialActor(tune.Trainable):
         except ShoalError as error:
             return Ended("failed", str(error))
 
-    def _wait_for_checkpoint(self, folder: RunFolder) -> None:
-        """Until what was evaluated last is durable, too: then the run's last checkpoint is what others copy."""
-        store, deadline = CheckpointStore(folder.read()["checkpoint_uri"]), time.monotonic() + DURABLE_S
-        while time.monotonic() < deadline:
-            latest = store.latest()
-            if latest is not None and latest.step >= self._last:
-                return
+    def _durable_step(self, run: TrialRun) -> int | None:
+        """The step of the run's last checkpoint, once that has what was evaluated last; None: there is none."""
+        store, deadline = CheckpointStore(run.folder.read()["checkpoint_uri"]), time.monotonic() + DURABLE_S
+        while (latest := store.latest()) is None or latest.step < self._last:
+            if run.over or time.monotonic() > deadline:
+                return None if latest is None else latest.step
             time.sleep(POLL_S)
+        return latest.step

@@ -51,15 +51,17 @@ class Base:
     """Fewest and most workers of one trial."""
     pool: str | None = None
     """The pool that lends them."""
-    overrides: tuple[str, ...] = ()
-    """For every trial, before its own fields."""
     record: TrialOf | None = None
     """The sweep's record, below which those of the trials lie; its `number` is that of none."""
+    keep_all: bool = False
+    """Keep all checkpoints while the sweep goes on: a population's trials go on from each other's."""
 
 
 def job_of(base: Base, fields: Mapping[str, Value]) -> Job:
     """The job of a trial. Raises ConfigError if there is no such job."""
-    job = apply(base.job, [*base.overrides, *overrides(fields)])
+    job = apply(base.job, overrides(fields))
+    if base.keep_all:
+        job = replace(job, checkpoints=replace(job.checkpoints, keep_last=None))
     low, high = base.workers
     return replace(job, workers=replace(job.workers, min=low, max=min(high, job.batch.virtual_shards)))
 
@@ -104,6 +106,11 @@ class TrialRun:
     def begun(self) -> Started:
         return Started(self.run_id, str(self.folder.path), int(self.folder.read().get("total_steps") or 0))
 
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended; there may be evaluations that nobody has asked for yet."""
+        return self._over.is_set()
+
     def next(self) -> Evaluated | Ended:
         """Wait for what comes next. The run's own deadlines see to it that something comes."""
         while True:
@@ -140,7 +147,7 @@ class TrialRun:
             pool=base.pool,
         )
         if order.fork_from is not None:
-            options = replace(options, resume=order.fork_from, fork=True)
+            options = replace(options, resume=order.fork_from, fork_at=order.fork_at)
         elif (base.runs / order.run_id / "run.json").exists():
             folder = RunFolder(base.runs / order.run_id)
             if self._goes_on(folder) or self._is_done(folder):
