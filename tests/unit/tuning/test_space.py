@@ -114,7 +114,7 @@ def test_a_field_or_value_that_the_job_does_not_have(space: Mapping[str, Any], s
 
 def test_a_bad_combination_among_thousands_is_found() -> None:
     """Each value is fine by itself; only together they are not."""
-    many = {f"optimizer.{name}": uniform(0.1, 0.2) for name in ("momentum", "weight_decay", "eps")}
+    many = {f"optimizer.{name}": uniform(0.1, 0.2) for name in ("clip_norm", "weight_decay", "eps")}
     space = {**many, "batch.size": choice(*range(8, 800, 8)), "batch.virtual_shards": choice(8, 16)}
     with pytest.raises(ConfigError, match=r"batch.size=\d+ cannot be split into batch.virtual_shards=16"):
         check(axes_of(space), digits())
