@@ -89,8 +89,11 @@ class Scene:
             course.outlook = Outlook(used, running.tally.reported, per_step)
 
     def mind_budget(self, was_known: bool) -> None:
-        """Say so if the budget was used up before the last step, which has just become known, could begin."""
+        """Write down what was decided about steps, before any member hears of it. Say so if the budget was used up
+        before the last step, which has just become known, could begin."""
         unit, course = self.plan.job.budget.spent, self.course
+        if decided := course.news():
+            self.book.write("course", decided=decided)
         if was_known or unit is None or course.last is None or not isinstance(course, SpentCourse):
             return
         budget, spent = getattr(self.plan.job.budget, unit), course.outlook.spent

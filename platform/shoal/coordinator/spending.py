@@ -224,6 +224,13 @@ def course_of(job: Job, positions: Positions, *, after: int, entries: Iterable[M
     unit = job.budget.spent
     if unit is None:
         return Course(positions, by="steps" if job.budget.steps is not None else "samples")
-    commits = [e for e in entries if e["kind"] == "commit" and "progress" in e]
-    decided = {int(e["step"]): float(e["progress"]) for e in commits}
-    return SpentCourse(positions, getattr(job.budget, unit), after=after, decided=decided)
+    told: dict[int, float] = {}
+    committed: dict[int, float] = {}
+    for entry in entries:
+        if entry["kind"] == "start":
+            told = {}  # another launch: nobody who was told anything lives any more
+        elif entry["kind"] == "course":
+            told.update((int(step), float(progress)) for step, progress in entry["decided"])
+        elif entry["kind"] == "commit" and "progress" in entry:
+            committed[int(entry["step"])] = float(entry["progress"])
+    return SpentCourse(positions, getattr(job.budget, unit), after=after, decided={**told, **committed})

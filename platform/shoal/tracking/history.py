@@ -49,6 +49,8 @@ class History:
                 self.checkpoints.append(entry)
             elif kind == "cost":
                 self.cost = entry
+            elif kind == "course":
+                pass  # commits have it
             elif kind == "worker":
                 self.departures.append(entry)
             else:

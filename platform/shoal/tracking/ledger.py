@@ -18,6 +18,7 @@ Every entry has `kind` and `time` (Unix seconds); `kind` comes first in the line
     resume      from_step, checkpoint, reason
     worker      one has left: member, lost, joined, left (Unix seconds), seconds, joules, dollars {phase: amount},
                 source (of the joules), price
+    course      decided [[step, progress], ...]: of a budget that is used up by the doing, before any member hears of it
     cost        now and then: step, samples, tokens (of this run, so far); seconds, joules, dollars {phase: amount} of
                 all workers; co2_g, carbon, sources, prices; and what a restarted coordinator needs to go on
     end         status finished|failed|stopped, reason; used, and cost: the totals as in `cost`

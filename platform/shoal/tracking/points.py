@@ -114,6 +114,9 @@ def _groups(scanned: Iterable[tuple[Entry, int]], before: float) -> Iterator[tup
     for entry, end in scanned:
         if entry["time"] >= before:
             break
+        if entry["kind"] == "course":  # nothing of it is sent, and there are as many as commits
+            at = end
+            continue
         if commits and (entry["kind"] != "commit" or int(entry["time"]) != int(commits[0]["time"])):
             yield commits, at
             commits = []
