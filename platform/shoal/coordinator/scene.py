@@ -88,12 +88,14 @@ class Scene:
             per_step = self.spending.per_step(unit, running.step_s or 0.0)
             course.outlook = Outlook(used, running.tally.reported, per_step)
 
-    def mind_budget(self, was_known: bool) -> None:
-        """Write down what was decided about steps, before any member hears of it. Say so if the budget was used up
-        before the last step, which has just become known, could begin."""
-        unit, course = self.plan.job.budget.spent, self.course
-        if decided := course.news():
+    def write_decisions(self) -> None:
+        """What was decided about steps: before any member hears of it, so that it stands whoever is lost then."""
+        if decided := self.course.news():
             self.book.write("course", decided=decided)
+
+    def mind_budget(self, was_known: bool) -> None:
+        """Say so if the budget was used up before the last step, which has just become known, could begin."""
+        unit, course = self.plan.job.budget.spent, self.course
         if was_known or unit is None or course.last is None or not isinstance(course, SpentCourse):
             return
         budget, spent = getattr(self.plan.job.budget, unit), course.outlook.spent

@@ -227,6 +227,7 @@ class Stage:
         scene.look_ahead(running)
         known = scene.course.last is not None
         grant = running.grant(reports.member, scene.account.committed, incarnation)
+        scene.write_decisions()
         scene.mind_budget(known)
         if running.leasing.end is not None and scene.phase is Phase.RUNNING:
             scene.move(Phase.ENDING)

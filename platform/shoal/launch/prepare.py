@@ -16,7 +16,7 @@ from shoal.data.augment import check as check_augmented
 from shoal.data.order import Cursor
 from shoal.data.sources import Sources, leave_out_bad, resolve
 from shoal.errors import ConfigError, DataError
-from shoal.job import Data, Job, by_value
+from shoal.job import Cost, Data, Job, by_value
 from shoal.job.fields import recorded_values
 from shoal.job.steps import foreseen, positions_of, total_steps
 from shoal.job.store import job_digest, save_job
@@ -162,7 +162,7 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
     total = total_steps(job, sources.train.samples)
     positions = positions_of(job, total)
     _enough(job, sources, positions)
-    tariff = tariff_of(job.cost, job.workers)
+    tariff = tariff_of(job.cost if options.scratch is None else Cost(), job.workers)  # to verify needs no prices
     digest = job_digest(job)
     if options.resume is None:
         place = options.scratch or root
