@@ -56,6 +56,53 @@ def commit(step: int, time: float, *, view: int = 1, workers: int = 2, total: in
     }
 
 
+def cost(step: int, time: float, *, joules: float = 3000.0, priced: bool = True, tokens: bool = True) -> Entry:
+    """The account after `step` steps: two thirds of it useful."""
+    parts = {
+        "train": 0.6,
+        "evaluate": 0.05,
+        "checkpoint": 0.05,
+        "start": 0.1,
+        "regroup": 0.1,
+        "recompute": 0.05,
+        "lost": 0.05,
+    }
+    money = {"dollars": {p: share * joules / 1500 for p, share in parts.items()}} if priced else {}
+    return {
+        "kind": "cost",
+        "time": time,
+        "step": step,
+        "samples": step * 64,
+        **({"tokens": step * 64 * 128} if tokens else {}),
+        "seconds": {p: share * joules / 50 for p, share in parts.items()},
+        "joules": {p: share * joules for p, share in parts.items()},
+        **money,
+        "co2_g": joules / 3.6e6 * 475,
+        "carbon": "475 g/kWh (world average, IEA 2019)",
+        "sources": ["nvml+cpu-estimate"],
+        "prices": ["g5.xlarge us-east-1 spot $0.4886/h (2026-11-20)"] if priced else [],
+        "workers": {},
+    }
+
+
+def departure(member: str, joined: float, left: float, *, lost: bool = False) -> Entry:
+    """A worker that left."""
+    phases = {"train": left - joined - 12, "start": 10.0, "lost" if lost else "regroup": 2.0}
+    return {
+        "kind": "worker",
+        "time": left,
+        "member": member,
+        "lost": lost,
+        "joined": joined,
+        "left": left,
+        "seconds": phases,
+        "joules": {p: 50 * s for p, s in phases.items()},
+        "dollars": {p: s * 0.4886 / 3600 for p, s in phases.items()},
+        "source": "nvml+cpu-estimate",
+        "price": "g5.xlarge us-east-1 spot $0.4886/h (2026-11-20)",
+    }
+
+
 def evaluation(step: int, time: float, total: int = 400) -> Entry:
     loss = 1.42 + 4.2 * math.exp(-step / (0.09 * total)) + 0.93 * math.exp(-step / (0.5 * total))
     metrics = {"val/loss": loss, "val/bits_per_byte": loss / math.log(2), "val/perplexity": math.exp(loss)}

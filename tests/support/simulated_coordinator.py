@@ -12,6 +12,7 @@ from functools import partial
 
 from shoal.membership.account import Account
 from shoal.membership.commits import Progressed, Tally
+from shoal.membership.course import Outlook, SpentCourse
 from shoal.membership.decisions import Conclude, Form, Situation, Standing, Wait, change_wanted, next_view
 from shoal.membership.leasing import Leasing, horizon
 from shoal.membership.losses import Cause, Fail, Recover, after_loss, explain
@@ -38,6 +39,8 @@ class Coordinator:
         self.world, self.incarnation, self.ledger = world, incarnation, world.ledger
         self.phase = Phase.STARTING
         self.account = Account(len(self.ledger.commits))
+        self.course = world.scenario.course(self.ledger.progress)
+        self.plan = replace(world.plan, course=self.course)
         self.view: View | None = None
         self.leasing: Leasing | None = None
         self.out: set[MemberId] = set()
@@ -76,7 +79,10 @@ class Coordinator:
             return Grant(incarnation=self.incarnation)
         self.heard[reports.member] = self.world.now
         self._record(self.account.add(reports))
+        if isinstance(self.course, SpentCourse):
+            self.course.outlook = Outlook(self.world.now, tally.reported, 1.0)
         leasing.extend(horizon(tally.reported, 1.0, ahead_s=2.0), self.world.scenario.snapshot_every)
+        self.ledger.progress.update(self.course.news())
         self._note_end(leasing)
         return Grant(leasing.take(reports.member), leasing.end, self.account.committed, self.incarnation)
 
@@ -147,7 +153,7 @@ class Coordinator:
     def _situation(self, choice: Choice | None) -> Situation:
         world, ledger = self.world, self.ledger
         least, most = ledger.limits
-        total = world.scenario.total_steps
+        total = self.course.last
         ready = [w for w in self._there() if w.ready and w.member not in self.errors]
         step = choice.step if choice else 0
         return Situation(
@@ -158,12 +164,13 @@ class Coordinator:
             last=self.view or (ledger.formed[-1].view if ledger.formed else None),
             choice=choice,
             step=self.account.committed,
-            total_steps=total,
+            total_steps=self.course.expected,
             virtual_shards=world.scenario.virtual_shards,
             step_s=1.0 if ledger.commits else None,
             resize_cost_s=1.0,
             stop=ledger.stop,
-            finished=step == total == self.account.committed
+            finished=total is not None
+            and step == total == self.account.committed
             and world.exported
             and total in ledger.checkpoints
             and (not world.plan.can_evaluate or total in ledger.evaluations),
@@ -193,7 +200,7 @@ class Coordinator:
         owes = self.account.owes(form.source.step)
         before = self.account.committed
         self._enter(view)
-        self.leasing = Leasing(view, world.plan, form.source.step + 1, owes=owes)
+        self.leasing = Leasing(view, self.plan, form.source.step + 1, owes=owes)
         self.account.begin(self._tally(self.leasing))
         assert (choice.again is not None) == (self.account.committed < before), f"{choice} after step {before}"
         if choice.again is not None:
@@ -323,7 +330,7 @@ class Coordinator:
         return Tally(
             leasing.view,
             first_step=leasing.first_step,
-            course=self.world.plan.course,
+            course=self.course,
             sharded=self.world.sharded,
             last_due=leasing.last_due,
         )
@@ -334,8 +341,11 @@ class Coordinator:
         """Rebuild everything from the ledger and from what the workers know."""
         world, ledger = self.world, self.ledger
         known: list[Worker] = [w for w in world.alive() if w.ready]
+        for worker in known:
+            if not worker.hung and worker.progress[0] == ledger.formed[-1].view.number:
+                self.course.restore(worker.progress[1].items())
         leasings = [
-            Leasing(formed.view, world.plan, formed.source_step + 1, owes=owes)
+            Leasing(formed.view, self.plan, formed.source_step + 1, owes=owes)
             for formed, owes in zip(ledger.formed, ledger.owed, strict=True)
         ]
         final = self.account.adopt(

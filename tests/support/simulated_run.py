@@ -77,6 +77,7 @@ def random_scenario(seed: int) -> Scenario:
         max_failures=random.choice((-1, -1, -1, -1, 0, 2)),
         nodes=random.choice((1, 2, 3, 5)),
         uneven=random.random() < 0.2,
+        budget=random.uniform(2.0, 30.0) if random.random() < 0.25 else None,
         events=tuple(sorted(events)),
     )
 
@@ -93,6 +94,7 @@ def spaced_scenario(seed: int, kinds: tuple[str, ...]) -> Scenario:
         virtual_shards=8,
         max_failures=-1,
         uneven=False,
+        budget=None,
         events=tuple(Event(at, random.choice(kinds), random.randrange(100)) for at in times),
     )
 
@@ -130,13 +132,14 @@ def _play(world: World) -> None:
 def _check_end(world: World) -> None:
     scenario, ledger = world.scenario, world.ledger
     assert world.outcome is not None, "the run does not come to its end"
-    status, total = world.outcome.status, scenario.total_steps
+    status, total = world.outcome.status, len(ledger.commits)
     if status == "failed":
         assert scenario.max_failures >= 0, "failed, though any loss is to be borne"
     elif status == "stopped":
         assert ledger.stop is not None
     else:
-        assert len(ledger.commits) == total
+        assert scenario.budget is not None or total == scenario.total_steps
+        assert ledger.progress[total] == 1.0
         assert ledger.checkpoints[total] == tuple(ledger.commits)
         assert not world.plan.can_evaluate or total in ledger.evaluations
         assert world.exported

@@ -59,6 +59,8 @@ class Worker:
         self.life: Life | None = None
         self.told: tuple[int, End] | None = None
         """The end of the last view of which it was told one."""
+        self.progress: tuple[int, dict[int, float]] = (0, {})
+        """The last view, and the progress of the steps that were leased to it there."""
         self.cuts: set[int] = set()
         self.last_view = 0
 
@@ -81,7 +83,7 @@ class Worker:
             return
         self.last_view = number
         assert self.life is None, f"{self.member} is ordered into view {number} while it is in {self.life}"
-        self.life = Life(self, order)
+        self.life, self.progress = Life(self, order), (number, {})
         if number in self.cuts:
             self.life.leave("cut")
         else:
@@ -164,7 +166,15 @@ class Life:
         covered = lease.shards[1] - lease.shards[0]
         self.world.applied(self.worker, self.state, covered)
         self.steps.append(
-            StepReport(lease.step, ((covered, 1.0),), 1.0, 0.1, 1.0, samples=f"{lease.start}-{lease.stop};")
+            StepReport(
+                lease.step,
+                ((covered, 1.0),),
+                1.0,
+                0.1,
+                1.0,
+                samples=f"{lease.start}-{lease.stop};",
+                progress=lease.progress[1],
+            )
         )
         if lease.snapshot:
             self._snapshot(self.order.buddy)
@@ -284,6 +294,7 @@ class Life:
             if lease.step > self.granted:
                 self.granted = lease.step
                 self.leases[lease.step] = lease
+                self.worker.progress[1][lease.step] = lease.progress[1]
         if grant.end is not None:
             assert self.end in (None, grant.end), f"{self.worker.member} is told {grant.end} after {self.end}"
             self.end = grant.end

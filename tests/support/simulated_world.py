@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 from shoal.membership.commits import Commit
-from shoal.membership.course import Course
+from shoal.membership.course import Course, SpentCourse
 from shoal.membership.decisions import Conclude
 from shoal.membership.leasing import Due, Plan
 from shoal.membership.messages import Fresh, Held, InMemory, Source, Stored, ViewEnd
@@ -49,10 +49,19 @@ class Scenario:
     nodes: int = 3
     uneven: bool = False
     """Workers are of different speed, and the job divides its virtual shards accordingly."""
+    budget: float | None = None
+    """Time units after which the run ends, in the place of `total_steps`."""
+
+    def course(self, decided: Mapping[int, float]) -> Course:
+        """As a coordinator makes it whose ledger says that so much was `decided`."""
+        if self.budget is None:
+            return Course(Positions.even(self.virtual_shards * 2, self.total_steps))
+        endless = Positions.even(self.virtual_shards * 2, 1 << 32)
+        return SpentCourse(endless, self.budget, after=0, decided=decided)
 
     def plan(self) -> Plan:
         return Plan(
-            course=Course(Positions.even(self.virtual_shards * 2, self.total_steps)),
+            course=self.course({}),
             virtual_shards=self.virtual_shards,
             evaluate_every=self.evaluate_every,
             checkpoint_every=self.checkpoint_every,
@@ -70,6 +79,8 @@ class Ledger:
     owed: list[Due] = field(default_factory=list)
     commits: list[int] = field(default_factory=list)
     """The view of each committed step."""
+    progress: dict[int, float] = field(default_factory=dict)
+    """Of all steps that were decided about."""
     evaluations: set[int] = field(default_factory=set)
     checkpoints: dict[int, State] = field(default_factory=dict)
     stop: str | None = None
@@ -97,6 +108,8 @@ class World:
         self.outcome: Conclude | None = None
         self.made_steps: set[tuple[int, int]] = set()
         """(view, step) of every step that was computed."""
+        self.told: dict[tuple[int, int], float] = {}
+        """(view, step) -> progress with which it was computed."""
         self.appliers: dict[tuple[int, int], list[tuple[Worker, int]]] = {}
         """Who has applied it, and the number of virtual shards of each."""
         self.redone = 0
@@ -188,6 +201,11 @@ class World:
         assert ends[-1] == stop, f"step {step} of {view}: samples missing: {leases}"
         assert len({(m.evaluate, m.checkpoint, m.snapshot) for m in leases}) == 1, f"flags differ: {leases}"
         assert all(m.start < m.stop for m in leases), f"step {step} of {view}: a member without work: {leases}"
+        progress = leases[0].progress
+        assert len({m.progress for m in leases}) == 1, f"step {step} of {view}: progress differs: {leases}"
+        before = self.told.get((view.number, step - 1), progress[0])
+        assert before == progress[0] <= progress[1] <= 1.0, f"step {step} of {view} goes from {before} to {progress}"
+        self.told[view.number, step] = progress[1]
         self.made_steps.add((view.number, step))
         self.redone += step <= self._most_applied
 
@@ -232,6 +250,11 @@ class World:
         step, view = commit.step, commit.view
         assert step == len(self.ledger.commits) + 1, f"step {step} is committed after {len(self.ledger.commits)}"
         assert (view, step) in self.made_steps, f"step {step} is committed, but view {view} never did it"
+        told, before = self.told[view, step], self.ledger.progress.get(step - 1, 0.0)
+        assert commit.progress == told, f"{commit} was computed at progress {told}"
+        assert before <= told, f"{commit} after progress {before}"
+        assert before < 1.0, f"{commit} after the end of the budget"
+        self.ledger.progress[step] = told  # of a budget of steps nobody decides
         self.ledger.commits.append(view)
         known = sum(shards for worker, shards in self.appliers[view, step] if worker.runs)
         assert commit.covered >= known, f"{commit} covers less than what those who live could tell"

@@ -68,7 +68,8 @@ MAY_IMPORT = {
     "engines": "errors job optim state tasks deepspeed_compat",
     "tracking": "errors job locks run_folder",
     "audit": "errors digests positions job run_folder data tracking.ledger",
-    "worker": "__version__ errors digests job membership optim data state engines tasks ray_compat orphans",
+    "worker": "__version__ errors digests job membership optim data state engines tasks ray_compat orphans "
+    "tracking.energy",
     "coordinator": "errors positions job membership data state tasks tracking worker ray_compat run_folder "
     "pool.division pool.spec orphans optim.range_test",
     "pool": "errors job worker coordinator data.feed ray_compat launch.cluster",

@@ -79,7 +79,9 @@ def _print_table(found: list) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for name in ("run", "status"):
         table.add_column(name, no_wrap=True)
-    for name in ("step", "loss", "best val", "workers", "started", "took"):
+    columns = ["step", "loss", "best val", "workers", "started", "took", "energy"]
+    columns += ["cost"] if any(run.dollars is not None for run in found) else []
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     now = time.time()
     for run in found:
@@ -92,6 +94,8 @@ def _print_table(found: list) -> None:
             "" if run.workers is None else str(run.workers),
             "" if run.started is None else f"{text.age(now - run.started)} ago",
             "" if run.duration_s is None else text.duration(run.duration_s),
+            "" if run.joules is None else text.energy(run.joules),
+            *([] if "cost" not in columns else ["" if run.dollars is None else text.dollars(run.dollars)]),
         )
     # Into a pipe, nothing is cut to fit a terminal that is not there.
     width = None if sys.stdout.isatty() else 200

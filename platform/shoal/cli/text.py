@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from shoal.coordinator.status import Outcome, RunStatus
+from shoal.tracking.expenses import split
 
 HEADLINES = ("val/loss", "val/bits_per_byte", "val/accuracy")
 """Evaluation metrics that are shown first where there is room for few."""
@@ -37,6 +39,30 @@ def amount(value: float) -> str:
         if abs(value) >= 0.9995 * size:
             return f"{_digits(value / size)}{unit}"
     return _digits(value)
+
+
+def energy(joules: float) -> str:
+    """`870 J`, `1.2 MJ`."""
+    shown = amount(joules)
+    return f"{shown[:-1]} {shown[-1]}J" if shown[-1] in "kMG" else f"{shown} J"
+
+
+def dollars(value: float) -> str:
+    """`$0.0031`, `$1.24`, `$1240.50`: to the cent, or three digits of less than that."""
+    return f"${value:.2f}" if value >= 1 else f"${_digits(value)}"
+
+
+def cost(said: Mapping[str, Any]) -> str:
+    """`1.2 MJ (nvml, 12% wasted), 158 g CO2e, $1.24 (9% wasted)`: the `cost` that a run's end says; empty: none."""
+    parts = []
+    for unit, show in (("joules", energy), ("dollars", dollars)):
+        if by_phase := said.get(unit):
+            useful, wasted = split(by_phase)
+            source = f"{', '.join(said['sources'])}, " if unit == "joules" else ""
+            parts.append(f"{show(useful + wasted)} ({source}{wasted / (useful + wasted):.0%} wasted)")
+    if len(parts) and said.get("joules"):
+        parts.insert(1, f"{amount(said['co2_g'])} g CO2e")
+    return ", ".join(parts)
 
 
 def size(count: float) -> str:
@@ -78,6 +104,8 @@ def closing(outcome: Outcome, seconds: float) -> list[str]:
     lines = [f"{outcome.status} after {outcome.step} steps in {duration(seconds)}"]
     if outcome.metrics:
         lines.append("  result      " + " · ".join(metrics(outcome.metrics)))
+    if spent := cost(outcome.cost):
+        lines.append(f"  cost        {spent}")
     if outcome.model:
         lines.append(f"  model       {outcome.model}")
     if outcome.checkpoint:

@@ -86,14 +86,14 @@ class Book:
             elif entry["kind"] == "checkpoint":
                 self.saved_steps.add(entry["step"])
 
-    def close(self, status: str, reason: str, deadline_s: float) -> int:
-        """The last entry; returns how many entries could not be sent to MLflow by the deadline."""
+    def close(self, status: str, reason: str, spent: Mapping[str, Any], deadline_s: float) -> int:
+        """The last entry, with what was `spent`; returns how many entries MLflow could not be given by the deadline."""
         if status == "finished":  # of some budgets nobody knew it before
             self._folder.update(total_steps=self.committed)
-        self.write("end", status=status, reason=reason)
+        self.write("end", status=status, reason=reason, **spent)
         unsent = self._recorder.close(deadline_s) if self._recorder is not None else 0
         self._ledger.close()
-        self._folder.update(status=status, reason=reason)
+        self._folder.update(status=status, reason=reason, **spent)
         return unsent
 
     def write(self, kind: str, **values: Any) -> None:
@@ -104,7 +104,7 @@ class Book:
         """Append commits, in order; `used`: what the run has used by now, by unit."""
         if not commits:
             return
-        self._append([{**self._entry(c), "used": {unit: round(n, 3) for unit, n in used.items()}} for c in commits])
+        self._append([{**self._entry(c), "used": {unit: round(n, 6) for unit, n in used.items()}} for c in commits])
         self._recent.extend(c.step_s for c in commits)
         self.last = commits[-1]
         self.committed = self.last.step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,5 +34,6 @@ async def conclude(scene: Scene, decision: Conclude) -> Ended:
     if status != "failed" and failed is not None:
         status = "failed"
         reason = f"the checkpoint of the last step {failed[0]} could not be written: {failed[1]}"
-    unsent = await asyncio.to_thread(scene.book.close, status, reason, RECORD_DEADLINE_S)
+    spent = scene.spending.conclude(scene.book, time.monotonic(), time.time())
+    unsent = await asyncio.to_thread(scene.book.close, status, reason, spent, RECORD_DEADLINE_S)
     return Ended(status, step, reason, latest.uri if latest else None, scene.book.metrics(step), unsent)

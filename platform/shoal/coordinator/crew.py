@@ -42,6 +42,8 @@ class Hand:
     """Its node is being taken back: Unix seconds when; 0: nobody said."""
     since: float = field(default_factory=time.time)
     """Unix seconds: when it was started, or became ready."""
+    begun: float = field(default_factory=time.time)
+    """Unix seconds: when it was started."""
     stays: asyncio.Task[None] | None = None
 
     @property

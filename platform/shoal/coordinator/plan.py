@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from shoal.data.training import TrainingData
     from shoal.optim.range_test import Divergence
     from shoal.state.store import CheckpointInfo
+    from shoal.tracking.prices import Tariff
     from shoal.tracking.settings import RecordSettings
 
 
@@ -62,6 +63,8 @@ class RunPlan:
     """None: the run is not recorded in MLflow."""
     node_id: str
     """The node whose disk holds the run folder."""
+    tariff: Tariff
+    """What workers cost."""
     driver_silence_s: float
     """A run whose submitter has not asked for its status for so long ends cleanly."""
     if_detached: Literal["stop", "continue"] = "stop"

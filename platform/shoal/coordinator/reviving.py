@@ -28,7 +28,7 @@ async def revive(scene: Scene, feeding: Feeding, stage: Stage) -> None:
     """
     entries, _ = read(scene.book.path)
     known, owed = _remember(scene, entries)
-    scene.set_out(entries)
+    scene.set_out(entries, revived=True)
     scene.durable.look()
     if not feeding.adopt(scene.book.committed):
         await feeding.start(scene.book.committed)

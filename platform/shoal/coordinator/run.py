@@ -219,6 +219,7 @@ class Run:
             now = time.monotonic()
             if not self._ready:
                 continue
+            self._scene.tend()
             if not self._scene.finished:
                 self._scene.crew.want(self._scene.high)
             if self._scene.running is not None:
@@ -230,6 +231,7 @@ class Run:
                 self._tidied_at = now
                 self._scene.book.look_after()
                 await self._stage.look_for_notices()
+                self._stage.read_meters()
                 await self._mind_submitter(now)
 
     async def _mind_submitter(self, now: float) -> None:

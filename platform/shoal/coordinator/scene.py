@@ -63,14 +63,15 @@ class Scene:
         self.killed: dict[MemberId, str] = {}
         """Members that were killed on request, and by whom."""
         self.resize_costs: list[float] = []
-        self.spending = Spending()
+        self.spending = Spending(plan.tariff, plan.job.task.tokens_per_sample)
         self.course = Course(plan.positions)
         self._trend = Trend(plan.divergence) if plan.divergence is not None else None
 
-    def set_out(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        """Find the course of the run, with what was decided and used before; `entries`: of its ledger."""
+    def set_out(self, entries: Sequence[Mapping[str, Any]], *, revived: bool = False) -> None:
+        """Find the course of the run, with what was decided and used before; `entries`: of its ledger. `revived`: this
+        launch goes on."""
         plan = self.plan
-        self.spending.remember(entries)
+        self.spending.remember(entries, time.monotonic(), time.time(), revived=revived)
         decided = read(plan.replay)[0] if plan.replay is not None else entries
         after = plan.start_from.step if plan.start_from is not None else 0
         self.course = course_of(plan.job, plan.positions, after=after, entries=decided)
@@ -83,8 +84,31 @@ class Scene:
         """If the budget is used up by the doing: see how far it will reach."""
         unit, course = self.plan.job.budget.spent, self.course
         if unit is not None and isinstance(course, SpentCourse):
-            used = self.spending.used(time.monotonic())[unit]
-            course.outlook = Outlook(used, running.tally.reported, running.step_s or 0.0)
+            used = self.spending.used(time.monotonic()).get(unit, 0.0)
+            per_step = self.spending.per_step(unit, running.step_s or 0.0)
+            course.outlook = Outlook(used, running.tally.reported, per_step)
+
+    def write_decisions(self) -> None:
+        """What was decided about steps: before any member hears of it, so that it stands whoever is lost then."""
+        if decided := self.course.news():
+            self.book.write("course", decided=decided)
+
+    def mind_budget(self, was_known: bool) -> None:
+        """Say so if the budget was used up before the last step, which has just become known, could begin."""
+        unit, course = self.plan.job.budget.spent, self.course
+        if was_known or unit is None or course.last is None or not isinstance(course, SpentCourse):
+            return
+        budget, spent = getattr(self.plan.job.budget, unit), course.outlook.spent
+        if spent >= budget:
+            self.book.say(
+                "warning",
+                f"budget.{unit}={budget:g} was used up ({spent:.4g}) before step {course.last} could begin; that step "
+                f"is done all the same, so that the schedule comes to its end",
+            )
+
+    def tend(self) -> None:
+        """See what the workers that come and go cost."""
+        self.spending.tend(self.book, self.crew.hands, time.monotonic(), time.time())
 
     def move(self, to: Phase) -> None:
         if to is not self.phase:
@@ -144,6 +168,7 @@ class Scene:
     def publish(self, progressed: Progressed) -> None:
         """What became final goes to the book and to storage."""
         if progressed.commits:
+            self.spending.note_samples(progressed.commits[0].samples[0])
             self.book.commits(list(progressed.commits), self.spending.used(time.monotonic()))
             self.charged = 0  # a run that gets on is not ended by its losses
             self._mind_divergence([c.loss for c in progressed.commits])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +43,7 @@ class Stage:
         self._refs: dict[MemberId, Any] = {}
         self._change: Change | None = None
         self._slow: set[MemberId] = set()
+        self._asked: dict[MemberId, asyncio.Task[None]] = {}
 
     # A view --------------------------------------------------------------------------------------------------------
 
@@ -50,11 +52,13 @@ class Stage:
         scene = self._scene
         await self._feeding.ensure(form.source.step)
         scene.number += 1
+        scene.tend()
         view = View(scene.number, form.members, form.cuts)
         owes = scene.account.owes(form.source.step) if scene.formed else None
         leasing = scene.leasing(view, form.source.step, owes)
         running = Running(scene.plan, leasing, form.source, scene.paces, cold=not scene.formed)
         scene.spending.begin(time.monotonic())
+        scene.spending.view()
         self._tell(form, running)
         scene.account.begin(running.tally)
         scene.formed.append(Formed(view, form.source.step))
@@ -87,6 +91,7 @@ class Stage:
         errors = {m: e for m, e in found.items() if isinstance(e, BaseException)}
         broken = {m: e.broken for m, e in ends.items() if e.broken is not None}
         scene.words.update(ends)
+        self._hear_meters(running, ends)
         self._publish(running, scene.account.close(ends.values()))
         if running.sharded:
             await self._ask_what_is_held()
@@ -112,6 +117,29 @@ class Stage:
         for member, held in zip(asked, answers, strict=True):
             if member in scene.words and isinstance(held, tuple):
                 scene.words[member] = replace(scene.words[member], held=held)
+
+    def _hear_meters(self, running: Running, ends: Mapping[MemberId, ViewEnd]) -> None:
+        """The last words of a view's members say what they used since the ones before."""
+        spending, now = self._scene.spending, time.monotonic()
+        for member, end in ends.items():
+            if end.reports is not None and end.broken is None:
+                spending.hear(end.reports, now, entered=member in running.entered)
+            elif end.reports is not None:
+                spending.left_view(end.reports, now)
+
+    def read_meters(self) -> None:
+        """Ask the workers that are in no view, and so say nothing by themselves, what they use. Nobody waits for it."""
+        scene = self._scene
+        members = scene.running.view.members if scene.running is not None else ()
+        for member, hand in scene.crew.hands.items():
+            if hand.facts is not None and member not in members and member not in self._asked:
+                self._asked[member] = asyncio.ensure_future(self._read_meter(member, hand.actor))
+
+    async def _read_meter(self, member: MemberId, actor: Any) -> None:
+        with suppress(asyncio.TimeoutError, ray.exceptions.RayError):
+            reading = await asyncio.wait_for(actor.reading.remote(self._scene.plan.key), HELD_S)
+            self._scene.spending.beside(member, reading, time.monotonic())
+        del self._asked[member]
 
     def _tell(self, form: Form, running: Running) -> None:
         scene, view, owes = self._scene, running.view, running.leasing.owes
@@ -190,12 +218,17 @@ class Stage:
         scene, running = self._scene, self._scene.running
         if running is None or reports.view != running.number:
             return Grant(incarnation=incarnation)  # a late word from a view that is gone
-        running.hear(reports, time.monotonic())
+        now, entered = time.monotonic(), reports.member in running.entered
+        running.hear(reports, now)
+        scene.spending.hear(reports, now, entered=entered)
         if running.all_entered:
             self._all_in(running)
         self._publish(running, scene.account.add(reports))
         scene.look_ahead(running)
+        known = scene.course.last is not None
         grant = running.grant(reports.member, scene.account.committed, incarnation)
+        scene.write_decisions()
+        scene.mind_budget(known)
         if running.leasing.end is not None and scene.phase is Phase.RUNNING:
             scene.move(Phase.ENDING)
         return grant
@@ -265,6 +298,7 @@ class Stage:
             others = [m for m in running.view.members if m != member and m in scene.crew.hands]
             running.cut({m: scene.crew.hands[m].actor for m in others})
         else:
+            scene.spending.lose(member)
             scene.words.pop(member, None)
             scene.crew.end(member, fit=False)
 
@@ -298,6 +332,7 @@ class Stage:
                 cause = Cause.PREEMPTED
             said[member] = cause, text
             if cause in (Cause.LOST, Cause.SILENT, *NEVER_CHARGED):
+                scene.spending.lose(member)
                 scene.words.pop(member, None)
                 scene.crew.end(member, fit=False)
         scene.verdict = scene.charge(explain(said))

@@ -87,6 +87,8 @@ class Outcome:
     """URI of the exported model."""
     record: str | None = None
     """Link or path to the record of this run."""
+    cost: Mapping[str, Any] = field(default_factory=dict)
+    """What it used over all its launches, as `cost` in its `run.json`: seconds, joules and dollars by phase."""
     error: str | None = None
     """Why it failed: one message; the user's own traceback if their code raised."""
     exit_code: int = 0

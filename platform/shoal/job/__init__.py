@@ -1,6 +1,7 @@
 """The job as frozen values: checks, defaults, overrides, recipes. Imports neither Ray nor torch."""
 
 from shoal.job.augment import Crop, CutMix, Erase, Flip, MaskTokens, Mixup
+from shoal.job.cost import Cost
 from shoal.job.sampling import Curriculum, LengthWarmup, Selection, Source
 from shoal.job.schedules import (
     Constant,
@@ -39,6 +40,7 @@ __all__ = [
     "Checkpoints",
     "Constant",
     "Cosine",
+    "Cost",
     "Crop",
     "Curriculum",
     "CutMix",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from shoal.errors import ConfigError
 from shoal.job.augment import Augmentation, check_augmentations, check_fit
 from shoal.job.checks import at_least, choice, positive
+from shoal.job.cost import Cost
 from shoal.job.optimizers import Optimizer, check_engine
 from shoal.job.sampling import Curriculum, LengthWarmup, Selection, Source, check_selection
 from shoal.job.schedules import Cosine, Schedule, check_schedule
@@ -122,7 +123,7 @@ class Batch:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
     """How long to train: exactly one of them. Of steps, samples and epochs the run takes the fewest whole steps that
-    reach the budget; of seconds it takes as many as end nearest to it, at whatever speed the workers come and go."""
+    reach the budget; of seconds, joules and dollars as many as end nearest to it, however the workers come and go."""
 
     steps: int | None = None
     samples: int | None = None
@@ -132,6 +133,10 @@ class Budget:
     seconds: float | None = None
     """Of training, by the clock: from the first view on, evaluations and changes of the workers included, the time
     between two launches of a run not."""
+    joules: float | None = None
+    """Of all workers, from their start to their end, as their meters say, or the estimate where there is none."""
+    dollars: float | None = None
+    """For all workers, from their start to their end; needs a price (`cost`)."""
 
     def __post_init__(self) -> None:
         given = {k: v for k in _BUDGETS if (v := getattr(self, k)) is not None}
@@ -143,12 +148,12 @@ class Budget:
 
     @property
     def spent(self) -> str | None:
-        """What is used up by the doing, so that nobody knows beforehand how many steps there will be: `seconds`; None:
-        the number of steps is known."""
+        """What is used up by the doing, so that nobody knows beforehand how many steps there will be: one of SPENT;
+        None: the number of steps is known."""
         return next((name for name in SPENT if getattr(self, name) is not None), None)
 
 
-SPENT = ("seconds",)
+SPENT = ("seconds", "joules", "dollars")
 _BUDGETS = ("steps", "samples", "epochs", *SPENT)
 
 
@@ -280,6 +285,8 @@ class Job:
     evaluation: Evaluation = field(default_factory=Evaluation)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     failures: Failures = field(default_factory=Failures)
+    cost: Cost = field(default_factory=Cost)
+    """Prices, and factors for what cannot be measured; docs/cost.md."""
     numerics: Literal["fast", "exact"] = "fast"
     """fast: results agree to rounding, whoever computes. exact: to the last bit, on any number of workers and through
     any change of it, for some speed and memory; see docs/numerics.md."""
@@ -299,6 +306,7 @@ class Job:
         check_fit(self.data.augment, self.task, self.batch.shard_size)
         check_selection(self.data.selection, self.task, self.batch.shard_size)
         _check_foreseen(self)
+        _check_priced(self)
         if self.workers.max > self.batch.virtual_shards:
             raise ConfigError(
                 f"workers.max={self.workers.max} is more than batch.virtual_shards={self.batch.virtual_shards}, "
@@ -319,4 +327,13 @@ def _check_foreseen(job: Job) -> None:
             f"budget.{unit}={getattr(job.budget, unit):g} does not go with {' and '.join(found)}: that fixes the order "
             f"of the samples by progress, and the order must be known before anybody knows how many steps a budget of "
             f"{unit} gives; use a budget of steps, samples or epochs"
+        )
+
+
+def _check_priced(job: Job) -> None:
+    """Raise ConfigError if the budget is money and nobody says what a worker costs."""
+    if job.budget.dollars is not None and not job.cost.priced:
+        raise ConfigError(
+            f"budget.dollars={job.budget.dollars:g}, but there is no price; set cost.per_hour (dollars for an hour of "
+            f"one worker), or cost.instance (a type of machine, for example g5.xlarge, whose price is in the table)"
         )

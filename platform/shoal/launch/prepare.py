@@ -16,7 +16,7 @@ from shoal.data.augment import check as check_augmented
 from shoal.data.order import Cursor
 from shoal.data.sources import Sources, leave_out_bad, resolve
 from shoal.errors import ConfigError, DataError
-from shoal.job import Data, Job, by_value
+from shoal.job import Cost, Data, Job, by_value
 from shoal.job.fields import recorded_values
 from shoal.job.steps import foreseen, positions_of, total_steps
 from shoal.job.store import job_digest, save_job
@@ -27,6 +27,7 @@ from shoal.state.store import CheckpointInfo, CheckpointStore
 from shoal.tracking.facts import environment_tags
 from shoal.tracking.ledger import is_written
 from shoal.tracking.owner import owner
+from shoal.tracking.prices import Tariff, tariff_of
 from shoal.tracking.settings import DatasetEntry, RecordSettings
 from shoal.tracking.ui import where_recorded
 
@@ -43,6 +44,7 @@ class Prepared:
     options: RunOptions
     folder: RunFolder
     sources: Sources
+    tariff: Tariff
     total_steps: int
     digest: str
     start_from: CheckpointInfo | None
@@ -83,6 +85,7 @@ class Prepared:
             continues=self.continues,
             record=None if self.options.scratch else self.record_settings(),
             node_id=connection.node_id,
+            tariff=self.tariff,
             driver_silence_s=self.options.driver_silence_s,
             if_detached=self.options.if_detached,
             until_step=self.options.until_step,
@@ -159,6 +162,7 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
     total = total_steps(job, sources.train.samples)
     positions = positions_of(job, total)
     _enough(job, sources, positions)
+    tariff = tariff_of(job.cost if options.scratch is None else Cost(), job.workers)  # to verify needs no prices
     digest = job_digest(job)
     if options.resume is None:
         place = options.scratch or root
@@ -177,7 +181,7 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
             run_id=folder.run_id, name=job.name, created=time.time(), status="starting", job_digest=digest,
             total_steps=foreseen(total), positions=positions.spans, forked_from=start.uri if start else None,
         )  # fmt: skip
-    ready = Prepared(job, options, folder, sources, total, digest, start, continues)
+    ready = Prepared(job, options, folder, sources, tariff, total, digest, start, continues)
     ready.folder.update(checkpoint_uri=ready.checkpoint_uri, status="starting", owner=owner())
     save_job(folder, job, options.recipe, options.overrides)
     return ready

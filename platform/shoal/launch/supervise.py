@@ -206,6 +206,7 @@ def outcome(folder: RunFolder, ended: Ended, stop_code: int) -> Outcome:
         checkpoint=ended.checkpoint,
         model=_model(folder, ended.status),
         record=where_recorded(folder),
+        cost=folder.read().get("cost", {}),
         error=ended.reason if ended.status == "failed" else note,
         exit_code=codes[ended.status],
     )
@@ -229,6 +230,7 @@ def outcome_of(folder: RunFolder, stop_code: int = 130) -> Outcome | None:
         checkpoint=latest.uri if latest else None,
         model=_model(folder, status),
         record=where_recorded(folder),
+        cost=end.get("cost", {}),
         error=str(end.get("reason") or "") if status == "failed" else None,
         exit_code={"finished": 0, "failed": 1}.get(status, stop_code),
     )

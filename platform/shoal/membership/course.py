@@ -46,6 +46,10 @@ class Course:
         """Decide about the steps up to `until`; returns the last step that is decided, `until` at most."""
         return min(until, self.positions.steps)
 
+    def news(self) -> tuple[tuple[int, float], ...]:
+        """(step, progress) of what was decided since the last call: to be written down before anybody is told."""
+        return ()
+
     def restore(self, decided: Iterable[tuple[int, float]]) -> None:
         """Take over what an earlier life of the coordinator told the members: (step, progress). Here it is known."""
 
@@ -74,6 +78,7 @@ class SpentCourse(Course):
         self._budget = budget
         self._progress = dict(decided)
         self._known = after
+        self._news: list[tuple[int, float]] = []
         self.outlook = Outlook(step=after)
 
     @property
@@ -99,7 +104,13 @@ class SpentCourse(Course):
             self._known += 1
             if self._known not in self._progress:
                 self._progress[self._known] = self._share(self._known)
+                self._news.append((self._known, self._progress[self._known]))
         return min(until, self._known)
+
+    def news(self) -> tuple[tuple[int, float], ...]:
+        """(step, progress) of what was decided since the last call: to be written down before anybody is told."""
+        fresh, self._news = tuple(self._news), []
+        return fresh
 
     def restore(self, decided: Iterable[tuple[int, float]]) -> None:
         """Take over what an earlier life of the coordinator told the members: (step, progress)."""

@@ -93,6 +93,16 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """What a worker's energy meter says."""
+
+    joules: float
+    """Since the worker's beginning."""
+    source: str
+    """As `tracking.energy` names it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reports:
     """Everything a member has to say that is not acknowledged yet, in order."""
 
@@ -104,6 +114,7 @@ class Reports:
     snapshots: tuple[SnapshotKept, ...] = ()
     progress: Progress = Progress()
     entered: Entered | None = None
+    reading: Reading | None = None
 
 
 @dataclass(frozen=True, slots=True)

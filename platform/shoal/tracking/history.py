@@ -26,8 +26,12 @@ class History:
     """Columns of equal length, ordered by step; NaN where a value was not recorded."""
     evaluations: list[Entry] = field(default_factory=list)
     checkpoints: list[Entry] = field(default_factory=list)
+    departures: list[Entry] = field(default_factory=list)
+    """Workers that left, with what they had used."""
     events: list[Entry] = field(default_factory=list)
     """Starts, views, losses, changes, resumes, ends, in order."""
+    cost: Entry = field(default_factory=dict)
+    """The last word of the account of energy and money; empty: there is none."""
     epoch: float | None = None
     rolled_back: int = 0
     """Steps that were committed, rolled back and done again."""
@@ -43,6 +47,12 @@ class History:
                 self.evaluations.append(entry)
             elif kind == "checkpoint":
                 self.checkpoints.append(entry)
+            elif kind == "cost":
+                self.cost = entry
+            elif kind == "course":
+                pass  # commits have it
+            elif kind == "worker":
+                self.departures.append(entry)
             else:
                 if kind == "resume":
                     self._roll_back(entry["from_step"])

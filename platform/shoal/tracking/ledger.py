@@ -7,7 +7,8 @@ Every entry has `kind` and `time` (Unix seconds); `kind` comes first in the line
     view        number, members [{id, node, ...}], first_step, reason, joined, left, lost [ids]
     commit      step, view, samples [a, b), epoch, loss, lr, grad_norm, workers, step_s, data_wait_s, compute_s,
                 communicate_s, update_s, samples_per_s, tokens_per_s (where it makes sense); samples_digest (where all
-                members could tell theirs), covered (virtual shards whose loss is known, where these are not all)
+                members could tell theirs), covered (virtual shards whose loss is known, where these are not all);
+                progress; used {seconds, joules, dollars}: by the run until then, over all its launches
     change      view (the new one), what join|leave|loss|hang, members [ids], workers (afterwards), step (the first one
                 of the view), detect_s, regroup_s, state_s, resume_s, idle_s (without a step), steps_redone
     scale       min, max: workers that the run may have from now on
@@ -15,7 +16,12 @@ Every entry has `kind` and `time` (Unix seconds); `kind` comes first in the line
     checkpoint  step, uri, bytes, seconds, error (if it failed)
     loss        members, cause, reason
     resume      from_step, checkpoint, reason
-    end         status finished|failed|stopped, reason
+    worker      one has left: member, lost, joined, left (Unix seconds), seconds, joules, dollars {phase: amount},
+                source (of the joules), price
+    course      decided [[step, progress], ...]: of a budget that is used up by the doing, before any member hears of it
+    cost        now and then: step, samples, tokens (of this run, so far); seconds, joules, dollars {phase: amount} of
+                all workers; co2_g, carbon, sources, prices; and what a restarted coordinator needs to go on
+    end         status finished|failed|stopped, reason; used, and cost: the totals as in `cost`
 
 Numbers that are not finite are written as `NaN` and `Infinity`, as Python's json module reads them.
 """

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from shoal.tracking.changes import PARTS
+from shoal.tracking.expenses import split
 from shoal.tracking.ledger import Entry
 from shoal.tracking.settings import TrialOf, best_key, better
 
@@ -113,6 +114,9 @@ def _groups(scanned: Iterable[tuple[Entry, int]], before: float) -> Iterator[tup
     for entry, end in scanned:
         if entry["time"] >= before:
             break
+        if entry["kind"] == "course":  # nothing of it is sent, and there are as many as commits
+            at = end
+            continue
         if commits and (entry["kind"] != "commit" or int(entry["time"]) != int(commits[0]["time"])):
             yield commits, at
             commits = []
@@ -170,6 +174,10 @@ def _note(entry: Entry, parcel: Parcel, trial: TrialOf | None) -> None:
         parcel.progress = replace(progress, evaluation=entry["step"], evaluated=True, best=best, objective=objective)
     elif kind == "change":
         parcel.points += _change(entry)
+    elif kind == "cost":
+        parcel.points += _cost(entry)
+        names = {"shoal.energy_source": entry["sources"], "shoal.price": entry["prices"]}
+        parcel.tags |= {name: "; ".join(said) for name, said in names.items() if said}
     elif kind == "checkpoint" and not entry.get("error"):
         parcel.tags |= {"shoal.checkpoint": str(entry["uri"]), "shoal.checkpoint_step": str(entry["step"])}
     elif kind in ("start", "resume", "view"):
@@ -187,6 +195,19 @@ def _change(entry: Entry) -> list[Point]:
     values = {CHANGES.get(entry["what"]): entry.get("idle_s"), REDONE: entry.get("steps_redone")}
     values |= {key: entry.get(name) for name, key in COSTS.items()}
     return [Point(k, float(v), _ms(entry), int(entry["step"])) for k, v in values.items() if k and v is not None]
+
+
+def _cost(entry: Entry) -> list[Point]:
+    """What the run has used so far, the wasted part of it, and what a million tokens (or samples) took."""
+    values = {"cost/co2_g": entry["co2_g"]}
+    counted = "tokens" if entry.get("tokens") else "samples"
+    for unit in ("joules", "dollars"):
+        if by_phase := entry.get(unit):
+            useful, wasted = split(by_phase)
+            values |= {f"cost/{unit}": useful + wasted, f"cost/{unit}_wasted": wasted}
+            if amount := entry.get(counted):
+                values[f"cost/{unit}_per_million_{counted}"] = (useful + wasted) / amount * 1e6
+    return [Point(key, float(value), _ms(entry), int(entry["step"])) for key, value in values.items()]
 
 
 def unsent(scanned: Iterable[tuple[Entry, int]], progress: Progress) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from shoal.run_folder import RunFolder
 from shoal.tracking.changes import PARTS
+from shoal.tracking.expenses import PHASES, UNITS, USEFUL, split
 from shoal.tracking.history import SMOOTHING_STEPS, History, recent_rate, smooth, thin
 from shoal.tracking.ledger import Entry, scan
 from shoal.tracking.owner import is_alive
@@ -55,6 +56,8 @@ def report_data(folder: RunFolder) -> dict[str, Any]:
         "events": [_event(e) for e in history.events if e["kind"] != "change"][-_MOST_ROWS:],
         "views": [_view(e) for e in history.events if e["kind"] == "view"],
         "changes": [_change(e) for e in history.events if e["kind"] == "change"][-_MOST_ROWS:],
+        "cost": _cost(history.cost),
+        "departures": [_departure(e) for e in history.departures[-_MOST_ROWS:]],
         "parameters": {**job.get("values", {}), "run again": job.get("run_again", "")},
         "versions": {k.removeprefix("version."): v for k, v in tags.items() if k.startswith("version.")},
         "code": {k.removeprefix("mlflow.source."): v for k, v in tags.items() if k.startswith("mlflow.source.")},
@@ -134,6 +137,41 @@ def _change(entry: Entry) -> dict[str, Any]:
         "members": ", ".join(map(str, entry.get("members", ()))),
         **{part: number(value, 4) for part, value in seconds.items()},
     }
+
+
+def _cost(entry: Entry) -> dict[str, Any] | None:
+    """What the run has used, in all, per million tokens or samples, and by phase; None: nobody counted."""
+    if not entry:
+        return None
+    parts = {unit: split(entry.get(unit) or {}) for unit in UNITS}
+    counted = "tokens" if entry.get("tokens") else "samples"
+    amount = entry.get(counted) or 0
+    rows = [
+        {"phase": phase, "useful": phase in USEFUL, **{u: _number((entry.get(u) or {}).get(phase), 4) for u in UNITS}}
+        for phase in PHASES
+        if any((entry.get(u) or {}).get(phase) for u in UNITS)
+    ]
+    return {
+        "total": {u: _number(sum(p), 4) if entry.get(u) else None for u, p in parts.items()},
+        "wasted": {
+            u: _number(wasted / (useful + wasted) if useful + wasted else 0.0, 3)
+            for u, (useful, wasted) in parts.items()
+        },
+        "per_million": {
+            u: _number(sum(parts[u]) / amount * 1e6, 4) if amount and entry.get(u) else None for u in UNITS
+        },
+        "counted": counted,
+        "co2_g": _number(entry["co2_g"], 4),
+        **{name: entry[name] for name in ("carbon", "sources", "prices")},
+        "phases": rows,
+    }
+
+
+def _departure(entry: Entry) -> dict[str, Any]:
+    totals = {u: _number(sum((entry.get(u) or {}).values()), 4) if entry.get(u) else None for u in UNITS}
+    wasted = split(entry.get("seconds") or {})[1]
+    said = {k: entry.get(k) for k in ("member", "lost", "joined", "left", "source", "price")}
+    return {**said, **totals, "wasted_s": _number(wasted, 4)}
 
 
 def _event(entry: Entry) -> dict[str, Any]:

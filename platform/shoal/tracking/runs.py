@@ -39,6 +39,9 @@ class RunSummary:
     """From its first start to its last entry, or to now while it runs."""
     unsent: bool
     """Part of the ledger is not in MLflow (yet): `shoal runs send` brings it there."""
+    joules: float | None = None
+    dollars: float | None = None
+    """None: nobody said what a worker costs."""
 
 
 def list_runs(root: Path) -> list[RunSummary]:
@@ -68,6 +71,7 @@ def summarize(folder: RunFolder, value: dict[str, Any]) -> RunSummary:
     last = tail(folder.ledger)
     commit = next((e for e in reversed(last) if e["kind"] == "commit"), {})
     newest = next((e for e in reversed(last) if e["kind"] in ("commit", "resume")), {})
+    used: dict[str, float] = next((e["used"] for e in reversed(last) if e.get("used")), {})
     losses = [e["metrics"].get("val/loss") for e in of_kind(folder.ledger, "evaluation")]
     finite = [x for x in losses if x is not None and math.isfinite(x)]
     started = (
@@ -86,6 +90,8 @@ def summarize(folder: RunFolder, value: dict[str, Any]) -> RunSummary:
         workers=commit.get("workers"),
         started=started,
         duration_s=ended - started if started is not None and ended is not None else None,
+        joules=used.get("joules"),
+        dollars=used.get("dollars"),
         unsent=_unsent(folder),
     )
 

@@ -18,7 +18,7 @@ from ray.util.placement_group import get_current_placement_group
 
 from shoal.errors import StaleProcess, TaskError, WorkerLost
 from shoal.job import Job, by_value
-from shoal.membership.messages import Held, Told, ViewEnd, ViewOrder
+from shoal.membership.messages import Held, Reading, Told, ViewEnd, ViewOrder
 from shoal.orphans import end_with
 from shoal.worker.outfit import Kind, Links, Outfit, Standing, WorkerFacts
 from shoal.worker.stint import Stint
@@ -61,6 +61,8 @@ class Worker:
         Raises TaskError if the user's code fails, StaleProcess if only a new process will do.
         """
         self.rest()
+        # What it took to start this process belongs to the run for which it was started.
+        begun = time.process_time() if self._process is not None else 0.0
         self.warm_process(outfit.kind)
         try:
             job: Job = by_value.loads(outfit.job)
@@ -75,11 +77,12 @@ class Worker:
         from shoal.engines.garbage import collect
         from shoal.worker.group import open_store
         from shoal.worker.identity import identity_of
-        from shoal.worker.life import Estate
+        from shoal.worker.life import Estate, energy_meter
         from shoal.worker.snapshots import Snapshots
 
         device = self._process.device
-        estate = Estate(make_engine(job, device), Snapshots(outfit.member))
+        meter = energy_meter(job, begun)
+        estate = Estate(make_engine(job, device), Snapshots(outfit.member), meter)
         collect(settle=True)  # here nobody waits for it; a view's end then has little to look at
         address = ray.util.get_node_ip_address()
         model = model_facts(estate.engine.model)
@@ -95,6 +98,8 @@ class Worker:
             rendezvous=rendezvous,
             model=model,
             identity=identity,
+            labels={name: str(said) for name, said in ray.get_runtime_context().get_node_labels().items()},
+            reading=estate.reading(),
         )
         self._stint = Stint(outfit, job, estate, store, facts)
         return facts
@@ -167,6 +172,11 @@ class Worker:
     def held(self, run: str) -> tuple[Held, ...]:
         """The snapshots that it keeps by now: a copy may come after the word with which a view ended."""
         return self._serving(run).estate.snapshots.held
+
+    @ray.method(concurrency_group=LINE)
+    def reading(self, run: str) -> Reading:
+        """What its energy meter says: asked of workers that are in no view, and so do not say it by themselves."""
+        return self._serving(run).estate.reading()
 
     @ray.method(concurrency_group=LINE)
     def standing(self) -> Standing:

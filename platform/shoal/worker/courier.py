@@ -19,6 +19,7 @@ from shoal.membership.messages import (
     EvaluationReport,
     Grant,
     Progress,
+    Reading,
     Reports,
     ShardWritten,
     SnapshotKept,
@@ -50,6 +51,8 @@ class Courier:
         self.end: End | None = None
         self.committed = 0
         self.progress: Callable[[], Progress] = Progress
+        self.reading: Callable[[], Reading | None] = lambda: None
+        """The worker's energy meter; read at every word to the coordinator."""
         self.poll: Callable[[], list[Any]] = list
         """What other threads have finished since the last call: ShardWritten and SnapshotKept."""
         self._member, self._view, self._sync = member, view, sync
@@ -122,6 +125,7 @@ class Courier:
             snapshots=tuple(r for r in said if isinstance(r, SnapshotKept)),
             progress=self.progress(),
             entered=self._entered,
+            reading=self.reading(),
         )
 
     def _receive(self, grant: Grant) -> None:

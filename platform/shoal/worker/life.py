@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
+import torch
 
 from shoal.data.augment import augmenter
 from shoal.data.reader import SliceReader, train_reader
@@ -17,12 +18,25 @@ from shoal.engines.task_module import from_collective
 from shoal.errors import TaskError, WorkerLost
 from shoal.job import Job
 from shoal.membership.leasing import EndKind
-from shoal.membership.messages import Entered, Fresh, Grant, Held, InMemory, Reports, Stored, Told, ViewEnd, ViewOrder
+from shoal.membership.messages import (
+    Entered,
+    Fresh,
+    Grant,
+    Held,
+    InMemory,
+    Reading,
+    Reports,
+    Stored,
+    Told,
+    ViewEnd,
+    ViewOrder,
+)
 from shoal.membership.view import MemberId
 from shoal.state.exchange import take_state_from_peers
 from shoal.state.export import export_model
 from shoal.state.reader import CheckpointReader
 from shoal.state.writer import AsyncShardWriter
+from shoal.tracking.energy import Meter, cpu_estimate, worker_meter
 from shoal.worker.courier import Courier
 from shoal.worker.evaluation import Evaluator
 from shoal.worker.group import cut_group, dissolve_group, form_group
@@ -48,12 +62,17 @@ class Estate:
 
     engine: Engine
     snapshots: Snapshots
+    meter: Meter
     usable: bool = False
     """Whether the engine's state is that of a step of the run."""
     made_in: int | None = None
     """The view in which it was made or taken over."""
     worked_at: float | None = None
     """When its last step ended, on the clock of `time.perf_counter`."""
+
+    def reading(self) -> Reading:
+        """What the worker's energy meter says."""
+        return Reading(self.meter.joules(), self.meter.source)
 
 
 class Life:
@@ -71,6 +90,7 @@ class Life:
         self._loop = self._make_loop()
         self._courier.progress = self._loop.progress
         self._courier.poll = self._poll
+        self._courier.reading = estate.reading
 
     @property
     def told(self) -> Told:
@@ -220,6 +240,15 @@ class Life:
             export_model(
                 parameters, dict(engine.model.named_buffers()), self._job.task, engine.model, self._outfit.export_uri
             )
+
+
+def energy_meter(job: Job, begun: float) -> Meter:
+    """The meter of this worker, which began when its process had used `begun` processor seconds."""
+    seen = range(torch.cuda.device_count()) if job.workers.gpus else ()
+    devices = [f"GPU-{torch.cuda.get_device_properties(i).uuid}" for i in seen]
+    want = job.workers
+    estimate = cpu_estimate(job.cost.watts_per_core, begun)
+    return worker_meter(estimate, cpus=want.cpus, gpus=want.gpus, devices=devices)
 
 
 def _is_users(error: Exception, was_cut: Callable[[int], bool], order: ViewOrder) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from shoal.data.mixture import Mixture
 from shoal.job import Job
-from shoal.membership.messages import Told, ViewEnd, ViewOrder
+from shoal.membership.messages import Reading, Told, ViewEnd, ViewOrder
 from shoal.membership.view import MemberId
 
 
@@ -66,6 +66,10 @@ class WorkerFacts:
     """`digest`, `parameters` (table of name, elements, shape)."""
     identity: dict[str, str]
     """What must be the same on all workers of the run (`worker.identity`)."""
+    labels: dict[str, str]
+    """Of its node; some say what it costs (`tracking.prices`)."""
+    reading: Reading
+    """Of its energy meter, when it was ready."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,17 @@ def test_an_amount_is_short_and_near(value: float) -> None:
     assert math.isclose(number, value, rel_tol=0.006)
 
 
+def test_what_a_run_took_fits_on_a_line() -> None:
+    said = {"joules": {"train": 1e6, "start": 2.5e5}, "dollars": {"train": 0.003, "lost": 0.001}}
+    known = {**said, "co2_g": 164.93, "sources": ["nvml"]}
+    assert text.cost(known) == "1.25 MJ (nvml, 20% wasted), 165 g CO2e, $0.004 (25% wasted)"
+    assert text.cost({"joules": {"train": 870.0}, "co2_g": 0.1148, "sources": ["rapl"]}) == (
+        "870 J (rapl, 0% wasted), 0.115 g CO2e"
+    )
+    assert text.cost({}) == ""
+    assert [text.dollars(d) for d in (0.00312, 1.239, 1240.5)] == ["$0.00312", "$1.24", "$1240.50"]
+
+
 def test_odd_numbers_are_shown_as_they_are() -> None:
     assert text.amount(math.nan) == "nan"
     assert text.size(3 << 29) == "1.5 GiB"

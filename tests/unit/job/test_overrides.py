@@ -163,7 +163,7 @@ def test_of_equal_names_the_last_counts_and_nothing_changes_nothing():
         (["task.color=green"], r"is not one of RED, BLUE"),
         (
             ["budget.steps=5", "budget.epochs=1"],
-            r"exactly one of steps, samples, epochs, seconds; got steps=5, epochs=1",
+            r"exactly one of steps, samples, epochs, seconds, joules, dollars; got steps=5, epochs=1",
         ),
         (["budget.steps=none"], r"exactly one"),
         (["task.config={}", "task.config.a=1"], r"no task\.config\.a"),

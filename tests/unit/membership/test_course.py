@@ -74,6 +74,15 @@ def test_what_was_decided_stands_and_never_falls(looks: list[tuple[float, int, f
     assert again.last == course.last
 
 
+def test_what_is_decided_is_news_once() -> None:
+    course = spent(s1=0.2)
+    course.outlook = Outlook(spent=2.0, step=1, per_step=1.0)
+    assert course.decide(3) == 3
+    assert course.news() == ((2, 0.3), (3, 0.4))
+    assert course.news() == ()
+    assert Course(POSITIONS).news() == ()
+
+
 def test_a_restarted_coordinator_goes_on_with_what_members_were_told() -> None:
     course = spent(s1=0.2)
     course.restore([(2, 0.3), (3, 1.0)])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.tracking.points import BEST, PER_STEP, WORKERS, Point, Progress, clean_key, parcels, unsent
-from tests.support.ledgers import change, churning_run, commit, evaluation
+from tests.support.ledgers import change, churning_run, commit, cost, evaluation
 
 pytestmark = pytest.mark.unit
 
@@ -42,6 +42,34 @@ def test_times_and_rates_are_means_over_a_second() -> None:
     assert points["work/samples_per_s", 8] == pytest.approx(8 * 64 / sum(c["step_s"] for c in first))
     assert points[WORKERS, 8] == 2
     assert {k for k, s in points if s == 3} == set(PER_STEP.values())
+
+
+def test_what_a_run_took_is_told_with_the_wasted_part_and_per_million_tokens() -> None:
+    (parcel,) = parcels(numbered([cost(10, 5.0, joules=3000.0)]), Progress())
+    values = {p.key.removeprefix("cost/"): p.value for p in parcel.points}
+    assert values == pytest.approx(
+        {
+            "co2_g": 3000 / 3.6e6 * 475,
+            "joules": 3000.0,
+            "joules_wasted": 900.0,
+            "joules_per_million_tokens": 3000 / (10 * 64 * 128) * 1e6,
+            "dollars": 2.0,
+            "dollars_wasted": 0.6,
+            "dollars_per_million_tokens": 2 / (10 * 64 * 128) * 1e6,
+        }
+    )
+    assert {p.step for p in parcel.points} == {10}
+    assert parcel.tags["shoal.energy_source"] == "nvml+cpu-estimate"
+    plain = {p.key for p in points_of([cost(10, 5.0, priced=False, tokens=False)])}
+    assert "cost/joules_per_million_samples" in plain
+    assert not any("dollars" in key for key in plain)
+
+
+def test_what_was_decided_about_steps_parts_no_second() -> None:
+    first = [commit(s, 100.0 + s / 10, step_s=0.1) for s in range(1, 9)]
+    decided = [{"kind": "course", "time": c["time"], "decided": [[c["step"], 0.1]]} for c in first]
+    mixed = [e for pair in zip(decided, first, strict=True) for e in pair]
+    assert points_of(mixed) == points_of(first)
 
 
 def test_the_running_second_waits_for_its_end() -> None:

@@ -15,7 +15,7 @@ from shoal.tracking.changes import describe
 from shoal.tracking.history import History, smooth
 from shoal.tracking.ledger import Ledger
 from shoal.tracking.report import POINTS, write_report
-from tests.support.ledgers import change, churning_run, commit, view
+from tests.support.ledgers import change, churning_run, commit, cost, departure, view
 
 pytestmark = pytest.mark.unit
 
@@ -65,6 +65,21 @@ def test_the_report_says_what_happened(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert data["changes"][1]["detect"] == 0.12
     assert data["changes"][1]["idle"] == 0.56
+
+
+def test_the_report_says_what_the_run_took_and_for_what(tmp_path: Path) -> None:
+    run = list(churning_run(1_000.0))
+    entries = [*run, departure("w2", 1_000.0, 1_060.0, lost=True), cost(200, 1_100.0), cost(400, 1_200.0)]
+    _, data = page_and_data(folder_with(tmp_path, entries))
+    told = data["cost"]
+    assert told["total"]["joules"] == 3000.0
+    assert told["wasted"]["joules"] == 0.3
+    assert told["per_million"]["dollars"] == pytest.approx(2 / (400 * 64 * 128) * 1e6, rel=1e-3)
+    assert [row["phase"] for row in told["phases"] if not row["useful"]] == ["start", "regroup", "recompute", "lost"]
+    (left,) = data["departures"]
+    assert (left["member"], left["lost"], left["wasted_s"]) == ("w2", True, 12.0)
+    (tmp_path / "bare").mkdir()
+    assert page_and_data(folder_with(tmp_path / "bare", run))[1]["cost"] is None
 
 
 def test_what_a_change_tells_of_itself(tmp_path: Path) -> None:

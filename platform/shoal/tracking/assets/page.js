@@ -18,6 +18,9 @@ function tiles() {
   tile("Samples/s", number(head.samples_per_s, 3), head.tokens_per_s ? `${number(head.tokens_per_s, 3)} tokens/s` : "");
   tile("Wall time", duration(head.wall_s), "");
   tile("Workers", head.workers === null ? "–" : String(head.workers), head.fewest !== head.most ? `between ${head.fewest} and ${head.most}` : plural(head.views, "view"));
+  const cost = data.cost, share = u => `${number(100 * cost.wasted[u], 3)}% wasted`;
+  if (cost && cost.total.joules) tile("Energy", `${number(cost.total.joules, 3)} J`, `${cost.sources.join(", ")} · ${share("joules")}`);
+  if (cost && cost.total.dollars) tile("Cost", `$${number(cost.total.dollars, 3)}`, share("dollars"));
   tile("Workers lost", String(head.lost), head.lost || head.redone ? `${plural(head.redone, "step")} redone` : "none");
 }
 
@@ -112,6 +115,17 @@ function tables() {
     ["where", c => c.error ? node("span", "failed", c.error) : c.uri]]);
   table("Changes of the membership", [...data.changes].reverse(), [["after", c => since(c.time), true], ["what", c => node("span", c.what === "loss" || c.what === "hang" ? "failed" : "", c.what)], ["who", c => c.members],
     ["workers", c => count(c.workers), true], ["step", c => count(c.step), true], ["without a step", c => seconds(c.idle), true], ...["detect", "regroup", "state", "resume"].map(p => [p, c => seconds(c[p]), true]), ["steps redone", c => count(c.steps_redone), true]], true);
+  const cost = data.cost, money = d => d === null || d === undefined ? "–" : `$${number(d, 3)}`;
+  if (cost) {
+    const each = u => cost.per_million[u], part = (r, u) => cost.total[u] ? `${number(100 * (r[u] || 0) / cost.total[u], 3)}%` : "–";
+    table("What it took", cost.phases, [["for", p => node("span", p.useful ? "" : "failed", p.phase)], ["worker seconds", p => number(p.seconds, 3), true], ["joules", p => number(p.joules, 3), true],
+      ["share", p => part(p, "joules"), true], ...(cost.total.dollars ? [["dollars", p => money(p.dollars), true]] : [])]);
+    pairs("Energy and money", {energy: `${number(cost.total.joules, 4)} J (${cost.sources.join(", ") || "no meter"})`, carbon: `${number(cost.co2_g, 3)} g CO2e at ${cost.carbon}`,
+      [`per million ${cost.counted}`]: [each("joules") === null ? "" : `${number(each("joules"), 3)} J`, each("dollars") === null ? "" : money(each("dollars"))].filter(Boolean).join(", ") || "–",
+      money: cost.total.dollars === null ? "no price" : money(cost.total.dollars), price: cost.prices.join("; ") || "–"});
+    table("Workers that left", [...data.departures].reverse(), [["who", w => node("span", w.lost ? "failed" : "", w.member)], ["joined", w => since(w.joined), true], ["left", w => since(w.left), true],
+      ["joules", w => number(w.joules, 3), true], ["wasted", w => seconds(w.wasted_s), true], ["dollars", w => money(w.dollars), true], ["measured by", w => w.source || "–"], ["price", w => w.price || "–"]], true);
+  }
   table("Events", [...data.events].reverse(), [["after", e => since(e.time), true], ["what", e => node("span", e.kind === "loss" ? "failed" : "", e.kind)], ["", e => e.text], ["why", e => e.reason || "–"]], true);
   pairs("Job", data.parameters, true);
   pairs("Versions", data.versions);
