@@ -96,7 +96,9 @@ def _suggested(trial: optuna.Trial, axis: Axis) -> Any:
     domain, key = axis.domain, axis.key
     if isinstance(domain, Choice):
         return trial.suggest_categorical(key, domain.values)
-    low, high = domain.ends()[0], domain.ends()[-1]
+    low: Any
+    high: Any
+    low, *_, high = domain.ends()  # of one kind with the domain
     if domain.whole:
         return trial.suggest_int(key, low, high, log=domain.log, step=int(domain.step or 1))
     return trial.suggest_float(key, low, high, log=domain.log, step=domain.step)
