@@ -147,31 +147,29 @@ def _cost(entry: Entry) -> dict[str, Any] | None:
     counted = "tokens" if entry.get("tokens") else "samples"
     amount = entry.get(counted) or 0
     rows = [
-        {"phase": phase, "useful": phase in USEFUL, **{u: _number((entry.get(u) or {}).get(phase), 4) for u in UNITS}}
+        {"phase": phase, "useful": phase in USEFUL, **{u: number((entry.get(u) or {}).get(phase), 4) for u in UNITS}}
         for phase in PHASES
         if any((entry.get(u) or {}).get(phase) for u in UNITS)
     ]
     return {
-        "total": {u: _number(sum(p), 4) if entry.get(u) else None for u, p in parts.items()},
+        "total": {u: number(sum(p), 4) if entry.get(u) else None for u, p in parts.items()},
         "wasted": {
-            u: _number(wasted / (useful + wasted) if useful + wasted else 0.0, 3)
+            u: number(wasted / (useful + wasted) if useful + wasted else 0.0, 3)
             for u, (useful, wasted) in parts.items()
         },
-        "per_million": {
-            u: _number(sum(parts[u]) / amount * 1e6, 4) if amount and entry.get(u) else None for u in UNITS
-        },
+        "per_million": {u: number(sum(parts[u]) / amount * 1e6, 4) if amount and entry.get(u) else None for u in UNITS},
         "counted": counted,
-        "co2_g": _number(entry["co2_g"], 4),
+        "co2_g": number(entry["co2_g"], 4),
         **{name: entry[name] for name in ("carbon", "sources", "prices")},
         "phases": rows,
     }
 
 
 def _departure(entry: Entry) -> dict[str, Any]:
-    totals = {u: _number(sum((entry.get(u) or {}).values()), 4) if entry.get(u) else None for u in UNITS}
+    totals = {u: number(sum((entry.get(u) or {}).values()), 4) if entry.get(u) else None for u in UNITS}
     wasted = split(entry.get("seconds") or {})[1]
     said = {k: entry.get(k) for k in ("member", "lost", "joined", "left", "source", "price")}
-    return {**said, **totals, "wasted_s": _number(wasted, 4)}
+    return {**said, **totals, "wasted_s": number(wasted, 4)}
 
 
 def _event(entry: Entry) -> dict[str, Any]:
