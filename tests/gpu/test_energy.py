@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from shoal.tracking.energy import nvml, worker_meter
+from shoal.tracking.energy import cpu_estimate, nvml, worker_meter
 
 pytestmark = pytest.mark.gpu
 
@@ -17,7 +17,8 @@ def test_work_on_the_gpu_shows_in_its_counter() -> None:
     found = nvml(devices, 1.0)
     if found is None:
         # A slice of a GPU, or a virtual one: then the record must say that it is missing.
-        assert worker_meter(cpus=1, gpus=1, devices=devices, watts_per_core=1.0).source.startswith("gpu-unmetered+")
+        meter = worker_meter(cpu_estimate(1.0, 0.0), cpus=1, gpus=1, devices=devices)
+        assert meter.source.startswith("gpu-unmetered+")
         return
     source, joules = found
     a = torch.randn(8192, 8192, device="cuda")

@@ -65,7 +65,7 @@ class Clock:
 
     def hire(self, name: str, **labels: str) -> None:
         facts = SimpleNamespace(labels=labels, reading=Reading(0.0, "rapl"))
-        self.hands[name] = Hand(name, None, None, facts, begun=WALL + self.notes.now)  # type: ignore[arg-type]
+        self.hands[name] = Hand(name, None, facts, begun=WALL + self.notes.now)  # type: ignore[arg-type]
         self.meters[name] = 0.0
         self.tend()
         self.spending.begin(self.notes.now)

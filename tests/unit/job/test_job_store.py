@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from shoal.errors import ConfigError
-from shoal.job import Budget, Data, Engine, Job, Workers
+from shoal.job import Budget, Cost, Data, Engine, Job, Workers
 from shoal.job.overrides import apply
 from shoal.job.recipe import load_recipe
 from shoal.job.store import job_digest, load_job, save_job
@@ -163,6 +163,7 @@ def test_the_digest_covers_what_decides_the_result_and_nothing_else():
         replace(job, workers=Workers(max=8)),
         replace(job, engine=Engine(name="zero", stage=3, offload=True)),
         replace(job, data=Data(train="x", cpus=2, ahead_mb=9)),
+        replace(job, cost=Cost(instance="g5.xlarge", watts_per_core=9.0)),
     ]
     assert {job_digest(j) for j in same} == {digest}
     different = [
