@@ -66,7 +66,7 @@ MAY_IMPORT = {
     "worker": "__version__ errors digests job membership optim data state engines tasks ray_compat orphans",
     "coordinator": "errors positions job membership data state tasks tracking worker ray_compat run_folder "
     "pool.division pool.spec orphans",
-    "pool": "errors job worker coordinator ray_compat launch.cluster",
+    "pool": "errors job data worker coordinator ray_compat launch.cluster",
     "launch": "errors positions job data state tasks tracking coordinator audit pool ray_compat run_folder cli.display",
     "cli": "errors environment __version__ run_folder job data tasks tracking audit coordinator.status launch "
     "optim.schedules",

@@ -35,6 +35,8 @@ class Worker:
         good."""
         end_with(owner, "shoal")
         self._process: Any = None
+        self._soiled = False
+        """Whether the user's code has run here since the process was cleaned."""
         self._stint: Stint | None = None
 
     # On the computing thread -------------------------------------------------------------------------------------
@@ -62,6 +64,7 @@ class Worker:
         """
         self.rest()
         self.warm_process(outfit.kind)
+        self._soiled = True
         try:
             job: Job = by_value.loads(outfit.job)
         except Exception as error:  # noqa: BLE001 - unpickling runs the user's imports: whatever fails is theirs
@@ -125,11 +128,13 @@ class Worker:
         Raises if the process cannot be used any more, as after an error on a GPU.
         """
         stint, self._stint = self._stint, None
+        if stint is None and not self._soiled:
+            return
         if stint is not None:
             stint.close()
             del stint
-        if self._process is not None:
-            self._process.clean()
+        self._process.clean()
+        self._soiled = False
 
     def _serving(self, run: str) -> Stint:
         stint = self._stint
