@@ -38,6 +38,8 @@ def _watch(actor: str, namespace: str, also: Callable[[], PlacementGroup | None]
     for place in (also(), get_current_placement_group()):
         if place is not None:
             remove_placement_group(place)  # its own takes this process with it
+    ray.kill(ray.get_runtime_context().current_actor, no_restart=True)  # or Ray would start it again
+    time.sleep(LOOK_EVERY_S)
     os._exit(0)
 
 

@@ -72,7 +72,7 @@ MAY_IMPORT = {
     "tracking.energy",
     "coordinator": "errors positions job membership data state tasks tracking worker ray_compat run_folder "
     "pool.division pool.spec orphans optim.range_test",
-    "pool": "errors job worker coordinator data.feed ray_compat launch.cluster",
+    "pool": "errors job data worker coordinator ray_compat launch.cluster",
     "tuning": "errors job run_folder ray_compat data.sources state.store tracking coordinator.status launch cli.text "
     "pool",
     "launch": "errors positions job data state tasks tracking coordinator audit pool ray_compat run_folder cli.display "

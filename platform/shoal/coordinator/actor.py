@@ -31,7 +31,7 @@ class Coordinator:
         self._shell = shell
         self._run: Run | None = None
         if shell is not None:
-            shell.watch(lambda: self._run is not None)
+            shell.watch(lambda: self._run is not None and not self._run.is_over)
             plan = shell.recall() if revived else None
         if plan is not None:
             self._run = Run(plan, None, self._let_go, revived=revived)

@@ -35,6 +35,8 @@ class Worker:
         good."""
         end_with(owner, "shoal")
         self._process: Any = None
+        self._soiled = False
+        """Whether the user's code has run here since the process was cleaned."""
         self._stint: Stint | None = None
 
     # On the computing thread -------------------------------------------------------------------------------------
@@ -64,6 +66,7 @@ class Worker:
         # What it took to start this process belongs to the run for which it was started.
         begun = time.process_time() if self._process is not None else 0.0
         self.warm_process(outfit.kind)
+        self._soiled = True
         try:
             job: Job = by_value.loads(outfit.job)
         except Exception as error:  # noqa: BLE001 - unpickling runs the user's imports: whatever fails is theirs
@@ -130,11 +133,13 @@ class Worker:
         Raises if the process cannot be used any more, as after an error on a GPU.
         """
         stint, self._stint = self._stint, None
+        if stint is None and not self._soiled:
+            return
         if stint is not None:
             stint.close()
             del stint
-        if self._process is not None:
-            self._process.clean()
+        self._process.clean()
+        self._soiled = False
 
     def _serving(self, run: str) -> Stint:
         stint = self._stint

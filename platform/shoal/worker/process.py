@@ -49,7 +49,7 @@ class Process:
         for put, value in self._settings:
             put(value)
         os.chdir(self._folder)
-        collect(everything=True)
+        collect(everything=True, settle=True)  # the next run's own garbage is then soon found
         if self.kind.gpu:
             import torch
 
