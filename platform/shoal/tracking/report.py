@@ -157,9 +157,7 @@ def _cost(entry: Entry) -> dict[str, Any] | None:
             u: number(wasted / (useful + wasted) if useful + wasted else 0.0, 3)
             for u, (useful, wasted) in parts.items()
         },
-        "per_million": {
-            u: number(sum(parts[u]) / amount * 1e6, 4) if amount and entry.get(u) else None for u in UNITS
-        },
+        "per_million": {u: number(sum(parts[u]) / amount * 1e6, 4) if amount and entry.get(u) else None for u in UNITS},
         "counted": counted,
         "co2_g": number(entry["co2_g"], 4),
         **{name: entry[name] for name in ("carbon", "sources", "prices")},
