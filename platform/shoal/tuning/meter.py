@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import Any
 
 from shoal.tracking.ledger import read
 from shoal.tuning.trials import Point
+
+RECENT = 512
+"""An evaluation is written at most this many commits after that of its step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +36,7 @@ class Meter:
         self.path, self.metric = path, metric
         self.step = 0
         self._before = self.used = before or Used()
-        self._samples: dict[int, int] = {}
+        self._samples: deque[tuple[int, int]] = deque(maxlen=RECENT)
         self._offset = 0
         self._after = after
 
@@ -47,7 +51,7 @@ class Meter:
         for entry in entries:
             if entry["kind"] == "commit":
                 self.step = int(entry["step"])
-                self._samples[self.step] = int(entry["samples"][1])
+                self._samples.append((self.step, int(entry["samples"][1])))
                 self.used = self._with(entry)
             elif entry["kind"] == "resume":
                 self.step = int(entry["from_step"])
@@ -68,8 +72,8 @@ class Meter:
 
     def _point(self, entry: Mapping[str, Any]) -> Point:
         step, metrics = int(entry["step"]), {k: float(v) for k, v in entry["metrics"].items()}
-        # The step before the first commit of a run that was forked there has no commit in this ledger.
-        samples = max((s for at, s in self._samples.items() if at <= step), default=0)
+        # Commits of later steps may stand before it; that of its own does not where a run was forked just there.
+        samples = next((s for at, s in reversed(self._samples) if at <= step), 0)
         return Point(
             value=metrics.get(self.metric, math.nan),
             metrics=metrics,

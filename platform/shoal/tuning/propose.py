@@ -25,8 +25,11 @@ _STATES = {"finished": "COMPLETE", "stopped-early": "PRUNED", "failed": "FAIL"}
 def propose(sweep: Sweep, number: int, rows: Sequence[TrialRow]) -> Point | None:
     """The fields of trial `number`, given the trials so far; None: a grid that has no more points."""
     search, axes = sweep.search, sweep.axes
+    tried = [row.fields for row in rows]
+    asked = next((point for point in sweep.first if dict(point) not in tried), None)
+    if asked is not None:
+        return point_of(axes, lambda axis: asked[axis.name])
     if isinstance(search, Grid):
-        tried = [row.fields for row in rows]
         return next((point for point in grid(axes) if point not in tried), None)
     if isinstance(search, TPE):
         return _parzen(sweep, search, number, rows)

@@ -32,7 +32,7 @@ class SweepRecipe:
     base: Recipe | None
     """Where the base job comes from; None: the sweep recipe makes it."""
     asked: tuple[str, ...]
-    """What `--set` changed in the base job, without the `job.` before it."""
+    """What is changed in the base job: the sweep's overrides, and what `--set job...` says, without the `job.`."""
 
     @property
     def job(self) -> Job:
@@ -48,10 +48,11 @@ def load_sweep(reference: str | Path, asked: Sequence[str] = ()) -> SweepRecipe:
     """
     sweep, path, name, sources = load_value(reference, "sweep", Sweep)
     base = None if isinstance(sweep.job, Job) else load_recipe(_base(str(sweep.job), path))
-    if base is not None:
-        sweep = replace(sweep, job=base.job)
-    of_job = tuple(a.strip().removeprefix("job.") for a in asked if a.strip().startswith("job."))
-    return SweepRecipe(sweep=apply(sweep, asked), path=path, name=name, sources=sources, base=base, asked=of_job)
+    job = sweep.job if base is None else base.job
+    assert isinstance(job, Job)
+    sweep = apply(replace(sweep, job=apply(job, sweep.overrides)), asked)
+    of_job = [a.strip().removeprefix("job.") for a in asked if a.strip().startswith("job.")]
+    return SweepRecipe(sweep=sweep, path=path, name=name, sources=sources, base=base, asked=(*sweep.overrides, *of_job))
 
 
 def _base(reference: str, path: Path) -> str:

@@ -120,6 +120,8 @@ class Rule(TrialScheduler):
         if trial.config.get("number") != number or trial.config["fields"] != before["fields"]:
             self._fork(trial, number)
         elif decision == TrialScheduler.STOP:
+            if row.fields in self._sweeping.state.facts.first:
+                return TrialScheduler.CONTINUE
             return self._stop(row, self._why(row, said.point))
         if decision == TrialScheduler.PAUSE and isinstance(self._sweep.search, Population):
             return TrialScheduler.CONTINUE  # it would give way to another one, but there is room for all

@@ -151,6 +151,7 @@ def facts_of(recipe: SweepRecipe, checked: Checked) -> SweepFacts:
         at_once=sweep.at_once,
         workers=sweep.workers,
         budget=sweep.budget.given(),
+        first=tuple(dict(point) for point in sweep.first),
     )
 
 

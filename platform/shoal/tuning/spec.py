@@ -11,7 +11,7 @@ from typing import Any, Literal
 from shoal.errors import ConfigError
 from shoal.job import Job
 from shoal.job.checks import at_least, choice, finite, fraction, positive, whole
-from shoal.tuning.space import Axis, Domain, axes_of, grid
+from shoal.tuning.space import Axis, Domain, axes_of, grid, holds
 from shoal.tuning.trials import RESOURCES
 
 Resource = Literal["samples", "steps", "seconds", "joules", "dollars"]
@@ -167,12 +167,17 @@ class Sweep:
 
     job: Job | str | Path
     """The base job, or the path of its recipe: seen from the sweep recipe's folder, or from the current one."""
+    overrides: tuple[str, ...] = ()
+    """Values of the base job that are others in all trials, as in `--set`: `("budget.samples=9600",)`."""
     space: Mapping[str, Domain]
     """What is searched: fields of the job, as in `--set`, and their domains (`shoal.tuning.space`)."""
     metric: str = "val/loss"
     """Of those that the job's evaluation reports. A trial counts with the best that it had."""
     mode: Literal["min", "max"] = "min"
     search: Grid | Random | TPE | Population = field(default_factory=Random)
+    first: tuple[Mapping[str, Any], ...] = ()
+    """Points of the space that are tried before the search proposes any, and never stopped early: the yardstick, for
+    example the values that the base job has."""
     stop_early: ASHA | Median | HyperBand | None = None
     trials: int | None = None
     """How many there will be. Default: a grid's points, else 24. Of a population: its size."""
@@ -192,6 +197,8 @@ class Sweep:
     def __post_init__(self) -> None:
         if not isinstance(self.job, (Job, str, Path)):
             raise ConfigError(f"job={self.job!r} must be a shoal.Job, or the path of a recipe")
+        if isinstance(self.overrides, str):
+            raise ConfigError(f"overrides={self.overrides!r} must be several: write ({self.overrides!r},)")
         if not isinstance(self.space, Mapping):
             raise ConfigError(f"space={self.space!r} must be a dictionary of domains by the names of fields")
         axes = axes_of(self.space)
@@ -208,6 +215,7 @@ class Sweep:
             raise ConfigError(f"name={self.name!r} must be a word that can name a folder (no spaces, no slashes)")
         if isinstance(self.search, Grid):
             grid(axes)
+        self._check_first(axes)
         self._check_objectives()
         if isinstance(self.search, Population):
             self._check_population(axes)
@@ -240,6 +248,13 @@ class Sweep:
             count = round(math.log(rule.longest / rule.smallest, rule.reduction))
             return tuple(rule.longest / rule.reduction**k for k in range(count, -1, -1))
         return ()
+
+    def _check_first(self, axes: tuple[Axis, ...]) -> None:
+        for point in self.first:
+            if not isinstance(point, Mapping) or not holds(axes, point):
+                lacking = [a.name for a in axes if a.exists_in(point) and a.name not in point]
+                why = f"it lacks {', '.join(lacking)}" if lacking else "a value or a name in it is not of the space"
+                raise ConfigError(f"first has {dict(point)!r}, which is no point of the space: {why}")
 
     def _check_objectives(self) -> None:
         if not self.objectives:

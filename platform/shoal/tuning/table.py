@@ -339,6 +339,10 @@ def closing(state: SweepState, further: Sequence[tuple[str, str]] = ()) -> list[
     best = state.best
     if best is not None and best.best is not None:
         lines.append(f"  {'best':<10}  {state.facts.metric} {best.best:.5g} in trial {best.number}: {settings(best)}")
+    if (told := state.yardstick) is not None and told.best is not None and told is not best:
+        lines.append(
+            f"  {'against':<10}  {told.best:.5g} in trial {told.number}, with which it began: {settings(told)}"
+        )
     if spent := costs(state):
         lines.append(f"  {'cost':<10}  {' · '.join(spent)}")
     failed = [row for row in state.rows if row.status == "failed"]

@@ -153,6 +153,8 @@ class SweepFacts:
     workers: int
     budget: Mapping[str, float]
     """Of the whole sweep: {"seconds": ..., "dollars": ..., "joules": ...}, those that are set."""
+    first: tuple[Mapping[str, Value], ...] = ()
+    """Points that were tried first, as a yardstick."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -186,6 +188,13 @@ class SweepState:
         able = [r for r in self.rows if r.best is not None and r.status != "failed"]
         sign = 1 if self.facts.mode == "min" else -1
         return min(able, key=lambda r: (sign * (r.best or 0.0), r.number), default=None)
+
+    @property
+    def yardstick(self) -> TrialRow | None:
+        """The best of the trials that the sweep was told to begin with."""
+        told = [r for r in self.rows if r.fields in self.facts.first and r.best is not None and r.status != "failed"]
+        sign = 1 if self.facts.mode == "min" else -1
+        return min(told, key=lambda r: (sign * (r.best or 0.0), r.number), default=None)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -231,7 +240,9 @@ def read(path: Path) -> SweepState:
 
 def _opened(folder: Path, entry: Mapping[str, Any], before: SweepState | None) -> SweepState:
     said = dict(entry["facts"])
-    facts = SweepFacts(**{**said, **{name: tuple(said[name]) for name in ("space", "rungs", "objectives")}})
+    facts = SweepFacts(
+        **{**said, **{name: tuple(said[name]) for name in ("space", "rungs", "objectives", "first") if name in said}}
+    )
     if before is None:
         begun = entry["time"]
         return SweepState(

@@ -11,7 +11,9 @@ import shoal
 from shoal.errors import ConfigError
 from shoal.job.overrides import apply
 from shoal.tuning import ASHA, TPE, Grid, HyperBand, Median, Population, Random, Sweep, choice, uniform
+from shoal.tuning.propose import propose
 from shoal.tuning.recipe import load_sweep
+from shoal.tuning.space import check
 from shoal.tuning.spec import check_amounts
 from tests.support.runs import digits
 
@@ -35,6 +37,9 @@ def sweep(**changes: Any) -> Sweep:
         ({"mode": "least"}, "mode='least' is not one of min, max"),
         ({"metric": ""}, "metric is empty"),
         ({"name": "a b"}, "name='a b'"),
+        ({"overrides": "seed=1"}, "must be several"),
+        ({"first": ({"optimizer.lr": 3.0},)}, "is no point of the space: a value or a name"),
+        ({"first": ({},)}, "it lacks optimizer.lr"),
         ({"search": TPE}, r"make one: TPE\(...\)"),
         ({"stop_early": Random()}, "none of ASHA, Median, HyperBand"),
         ({"search": Grid(), "space": {"optimizer.lr": uniform(0.1, 1)}}, "a grid cannot have all values"),
@@ -102,7 +107,9 @@ def test_values_of_the_sweep_and_of_its_job_are_set_as_text() -> None:
     assert (changed.trials, changed.search, changed.stop_early) == (4, TPE(seed=3), ASHA(grace=100))
     assert isinstance(changed.job, shoal.Job)
     assert changed.job.budget.steps == 5
-    with pytest.raises(ConfigError, match=r"there is no trial; did you mean trials\?. A sweep has: job, space"):
+    with pytest.raises(
+        ConfigError, match=r"there is no trial; did you mean trials\?. A sweep has: job, overrides, space"
+    ):
         apply(sweep(), ["trial=4"])
 
 
@@ -113,12 +120,23 @@ def test_a_recipe_names_its_job_beside_itself(tmp_path: Path) -> None:
     recipe.parent.mkdir()
     recipe.write_text(
         "from shoal.tuning import Sweep, choice\n"
-        "sweep = Sweep(job='../jobs/one.py', space={'optimizer.lr': choice(0.1, 0.2)})\n"
+        "space = {'optimizer.lr': choice(0.1, 0.2)}\n"
+        "sweep = Sweep(job='../jobs/one.py', space=space, overrides=('budget.steps=5',))\n"
         "job = 3\n"
     )
     loaded = load_sweep(recipe, ["trials=5", "job.seed=8"])
-    assert loaded.job.seed == 8
+    assert (loaded.job.seed, loaded.job.budget.steps) == (8, 5)
     assert loaded.sweep.trials == 5
-    assert loaded.asked == ("seed=8",)
+    assert loaded.asked == ("budget.steps=5", "seed=8")
     with pytest.raises(ConfigError, match=r"`job` in .*lr.py is a int, not a shoal.Sweep; Sweeps in this file: sweep"):
         load_sweep(f"{recipe}:job")
+
+
+@pytest.mark.parametrize("name", ["lr_schedule", "batch_size", "population"])
+def test_the_recipes_of_this_project_are_sweeps_of_jobs(name: str) -> None:
+    loaded = load_sweep(Path(__file__).parents[3] / "tuning" / f"{name}.py")
+    check(loaded.sweep.axes, loaded.job)
+    assert loaded.job.name == "gpt"
+    point = propose(loaded.sweep, 0, [])
+    assert point is not None
+    assert point == dict(loaded.sweep.first[0]) if loaded.sweep.first else point

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,20 @@ def test_more_trials_and_a_wider_space(sweeps: Sweeps) -> None:
     fields = [lived(wide, o, 1.0, end=Ended("finished")) and o.fields for _ in range(2) if (o := wide.next())]
     assert fields == [{"optimizer.lr": 0.3}, {"optimizer.lr": 0.4}]
     assert wide.next() is None
+
+
+def test_points_that_are_asked_for_come_first_and_are_the_yardstick(sweeps: Sweeps) -> None:
+    told: dict[str, Any] = {"space": {"optimizer.lr": choice(0.1, 0.2, 0.3)}, "first": ({"optimizer.lr": 0.3},)}
+    sweeping = sweeps.opened(**told, search=Grid())
+    fields = [order.fields for _ in range(3) if (order := sweeping.next()) is not None]
+    assert [f["optimizer.lr"] for f in fields] == [0.3, 0.1, 0.2]
+    for number, value in enumerate((2.0, 1.0, 3.0)):
+        sweeping.heard(number, Evaluated(point(1, value)))
+    sweeping.state.facts = replace(FACTS, first=told["first"])
+    best, yardstick = sweeping.state.best, sweeping.state.yardstick
+    assert best is not None
+    assert yardstick is not None
+    assert (best.number, yardstick.number) == (1, 0)
 
 
 def test_one_failed_trial_ends_nothing_but_all_of_the_first_do(sweeps: Sweeps) -> None:
