@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.job import (
     Batch,
     Budget,
+    ByNoise,
     Checkpoints,
     Constant,
     Cosine,
@@ -26,6 +27,7 @@ from shoal.job import (
     LengthWarmup,
     Linear,
     MaskTokens,
+    Milestones,
     Mixup,
     OneCycle,
     Optimizer,
@@ -54,6 +56,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Batch",
     "Budget",
+    "ByNoise",
     "Checkpoints",
     "Constant",
     "Cosine",
@@ -73,6 +76,7 @@ __all__ = [
     "LengthWarmup",
     "Linear",
     "MaskTokens",
+    "Milestones",
     "Mixup",
     "OneCycle",
     "Optimizer",

@@ -15,6 +15,7 @@ from shoal.engines.micro_batches import even_bounds, plan
 from shoal.engines.protocol import Engine, ReadState
 from shoal.engines.randomness import seed_shard
 from shoal.job import Job
+from shoal.optim.noise import Parts
 from shoal.optim.optimizers import hidden_weights, make_optimizer
 from shoal.optim.schedules import learning_rate
 from shoal.state.layout import Extent, Shard, offsets
@@ -34,6 +35,8 @@ class Outcome:
     """What the engine says of all virtual shards, step by step."""
     notes: list[tuple[int, ...]] = field(default_factory=list)
     """What it heard of all virtual shards, step by step."""
+    parts: list[Parts] = field(default_factory=list)
+    """What the gradients of its passes (exact: of all virtual shards) tell of their noise, step by step."""
     loss: float = 0.0
     """The share-weighted sum of this member's losses in the last step."""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -72,6 +75,7 @@ def train(
             )
             outcome.losses.append(engine.step_losses())
             outcome.notes.append(engine.step_notes())
+            outcome.parts.append(engine.step_parts())
         outcome.shard = engine.read_state()
         outcome.metrics = engine.evaluate(rows(0, 32, device=engine.device))
         if job.optimizer.ema is not None:

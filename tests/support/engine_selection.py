@@ -41,7 +41,7 @@ def work_of(job: Job, step: int, shards: tuple[int, int]) -> Work:
     first, stop = positions_of(job, TOTAL).of(step)
     size = (stop - first) // job.batch.virtual_shards
     start, stop = (first + s * size for s in shards)
-    return Work(Lease(1, step, shards, start, stop), columns(start, stop), "")
+    return Work(Lease(1, step, shards, start, stop, places=job.batch.shard_size), columns(start, stop), "")
 
 
 def train_selecting(

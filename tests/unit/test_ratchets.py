@@ -45,6 +45,8 @@ PURE = (
     "shoal.tuning.trials",
     "shoal.tuning.sweeping",
     "shoal.pool.division",
+    "shoal.optim.batch_rules",
+    "shoal.optim.noise",
 )
 """Import neither Ray nor torch."""
 
@@ -57,7 +59,7 @@ MAY_IMPORT = {
     "locks": "",
     "run_folder": "errors locks",
     "job": "errors positions run_folder",
-    "membership": "errors digests positions",
+    "membership": "errors digests positions optim.noise",
     "tasks": "errors job",
     "optim": "errors job",
     "ray_compat": "errors",
@@ -71,14 +73,14 @@ MAY_IMPORT = {
     "worker": "__version__ errors digests job membership optim data state engines tasks ray_compat orphans "
     "tracking.energy",
     "coordinator": "errors positions job membership data state tasks tracking worker ray_compat run_folder "
-    "pool.division pool.spec orphans optim.range_test",
+    "pool.division pool.spec orphans optim.range_test optim.noise",
     "pool": "errors job data worker coordinator ray_compat launch.cluster",
     "tuning": "errors job run_folder ray_compat data.sources state.store tracking coordinator.status launch cli.text "
     "pool",
     "launch": "errors positions job data state tasks tracking coordinator audit pool ray_compat run_folder cli.display "
     "optim.range_test",
-    "cli": "errors environment __version__ run_folder job data tasks tracking audit coordinator.status launch "
-    "optim.schedules optim.range_test tuning",
+    "cli": "errors environment __version__ run_folder positions job data tasks tracking audit coordinator.status "
+    "launch optim.schedules optim.batch_rules optim.range_test tuning",
     "__init__": "job tasks launch tuning",
     "__main__": "cli",
 }

@@ -21,7 +21,7 @@ class Fault:
     """One thing that must not be. `steps` are the first and the last step that it concerns."""
 
     kind: str
-    """missing, doubled, order, samples, view, resume, end, epoch, content or data."""
+    """missing, doubled, order, samples, batch, view, resume, end, epoch, content or data."""
     text: str
     steps: tuple[int, int] | None = None
 
@@ -101,7 +101,10 @@ class Chain:
 
     def add(self, entries: Iterable[Entry]) -> Chain:
         """Go on with further entries, in the ledger's order."""
-        handlers = {"start": self._start, "view": self._begin_view, "commit": self._commit, "resume": self._resume}
+        handlers = {
+            "start": self._start, "view": self._begin_view, "batch": self._grow, "commit": self._commit,
+            "resume": self._resume,
+        }  # fmt: skip
         for entry in entries:
             kind = entry["kind"]
             if kind in handlers:
@@ -120,6 +123,16 @@ class Chain:
         if self.positions is None and entry.get("positions"):
             self.positions = Positions.from_json(entry["positions"], int(entry["total_steps"] or OPEN))
         self.epoch_samples = entry.get("samples", self.epoch_samples)
+
+    def _grow(self, entry: Entry) -> None:
+        """The size of the batch was decided on the way, before the first of its steps was begun."""
+        step, size = int(entry["step"]), int(entry["size"])
+        assert self.positions is not None, "the ledger's first entry says how the run begins"
+        if step <= self.last or step <= self.positions.spans[-1][0]:
+            text = f"the batch of step {step} was decided after step {max(self.last, self.positions.spans[-1][0])}"
+            self._said.append(Fault("batch", text, (step, step)))
+        elif size != self.positions.spans[-1][1]:
+            self.positions = Positions((*self.positions.spans, (step, size)), self.positions.steps)
 
     def _begin_view(self, entry: Entry) -> None:
         number, first = int(entry["number"]), int(entry.get("first_step") or 0)

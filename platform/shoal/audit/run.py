@@ -15,7 +15,7 @@ from shoal.data.order import Order
 from shoal.data.sources import resolve
 from shoal.errors import DataError, ShoalError
 from shoal.job import Data, Job
-from shoal.job.steps import OPEN, total_steps
+from shoal.job.steps import OPEN, positions_of, total_steps
 from shoal.job.store import load_job
 from shoal.positions import Positions
 from shoal.run_folder import RunFolder
@@ -99,7 +99,7 @@ def _data(folder: RunFolder, chain: Chain, all_steps: int | None) -> tuple[Job, 
             f"{train.uri} is not what the run was trained on: it has {train.samples} samples (digest "
             f"{train.digest[:12]}), then it had {chain.epoch_samples} (digest {then[:12]}); bring the old data back"
         )
-    mixture, orders = train.ordered(job, all_steps or total_steps(job, train.samples))
+    mixture, orders = train.ordered(job, positions_of(job, all_steps or total_steps(job, train.samples)))
     return job, Reading(train.catalogs, orders, mixture)
 
 

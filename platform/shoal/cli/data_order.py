@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from shoal.data.locating import Located
     from shoal.data.training import TrainingData
     from shoal.job import Job
+    from shoal.positions import Positions
+    from shoal.run_folder import RunFolder
 
 
 @click.command(short_help="Which samples a step uses.")
@@ -40,34 +43,67 @@ def order(*, job: str, step: int, overrides: tuple[str, ...], as_json: bool, run
     """
     from shoal.data.locating import locate_step
 
-    wanted, train, steps = _of(job, overrides, runs_dir.absolute())
-    if step > steps:
-        raise ConfigError(f"--step {step} is beyond the budget of {steps} steps; choose one of 1 to {steps}")
-    found = locate_step(wanted, train, step, steps)
-    for line in [json.dumps(_as_json(wanted, train, step, found))] if as_json else _lines(wanted, train, step, found):
+    wanted, train, positions = _of(job, overrides, runs_dir.absolute())
+    if step > positions.steps:
+        raise ConfigError(
+            f"--step {step} is beyond the budget of {positions.steps} steps; choose one of 1 to {positions.steps}"
+        )
+    found = locate_step(wanted, train, step, positions)
+    chosen = _selection(wanted, positions, step, found)
+    said = _as_json(wanted, train, step, found) | {"selection": chosen}
+    for line in [json.dumps(said)] if as_json else _lines(wanted, train, step, found, chosen):
         click.echo(line)
 
 
-def _of(name: str, overrides: Sequence[str], root: Path) -> tuple[Job, TrainingData, int]:
-    """The job, its training data and its steps. Raises DataError if a run's data is not what it was."""
+def _of(name: str, overrides: Sequence[str], root: Path) -> tuple[Job, TrainingData, Positions]:
+    """The job, its training data, and what its steps read. Raises DataError if a run's data is not what it was."""
     from shoal.data.sources import resolve
-    from shoal.job.steps import OPEN, total_steps
+    from shoal.job.growth import grows_on_the_way
+    from shoal.job.steps import OPEN, positions_of, total_steps
     from shoal.tracking.ledger import of_kind
 
     job, folder = find_job(name, overrides, root)
     train = resolve(job.data, folder.root if folder is not None else root, tuple(job.task.columns)).train
     if folder is None:
-        return job, train, total_steps(job, train.samples)
+        return job, train, _by_job(job, total_steps(job, train.samples))
     began = next(iter(reversed(list(of_kind(folder.ledger, "start")))), None)
     if overrides or began is None:  # another job than the run's, or a run that has not begun
-        return job, train, total_steps(job, train.samples)
+        return job, train, _by_job(job, total_steps(job, train.samples))
     if (began["data_digest"], began["samples"]) != (train.digest, train.samples):
         raise DataError(
             f"{train.uri} is not what run {folder.run_id} is trained on: it has {train.samples} samples (digest "
             f"{train.digest[:12]}), then it had {began['samples']} (digest {began['data_digest'][:12]}); bring the old "
             f"data back"
         )
-    return job, train, int(began["total_steps"] or OPEN)
+    if grows_on_the_way(job):
+        return job, train, _as_decided(folder)
+    return job, train, positions_of(job, int(began["total_steps"] or OPEN))
+
+
+def _by_job(job: Job, steps: int) -> Positions:
+    from shoal.job.growth import ByNoise, grows_on_the_way
+    from shoal.job.steps import positions_of
+
+    positions = positions_of(job, steps)
+    if not grows_on_the_way(job):
+        return positions
+    if isinstance(job.batch.growth, ByNoise):  # the first two blocks are as the job says
+        return replace(positions, steps=min(steps, 2 * job.batch.growth.every))
+    raise ConfigError(
+        f"how far a budget of {job.budget.spent} has come at a step, and with it batch.growth, only a run can tell; "
+        f"name a run in the place of the recipe"
+    )
+
+
+def _as_decided(folder: RunFolder) -> Positions:
+    """What the committed steps of a run read, whose batch grew on the way."""
+    from shoal.audit.chain import Chain
+    from shoal.tracking.ledger import scan
+
+    chain = Chain().add(entry for entry, _ in scan(folder.ledger))
+    if chain.positions is None or chain.last < 1:
+        raise ConfigError(f"run {folder.run_id} has committed no step yet; how large its batches are is not known")
+    return replace(chain.positions, steps=chain.last)
 
 
 def _shards(job: Job, found: list[Located]) -> Iterator[tuple[int, list[Located]]]:
@@ -76,12 +112,15 @@ def _shards(job: Job, found: list[Located]) -> Iterator[tuple[int, list[Located]
         yield shard, found[shard * size : (shard + 1) * size]
 
 
-def _selection(job: Job, found: list[Located]) -> dict[str, Any] | None:
+def _selection(job: Job, positions: Positions, step: int, found: list[Located]) -> dict[str, Any] | None:
     """How the step selects among its samples, by virtual shard; None: it trains on all."""
-    places, candidates = job.batch.shard_size, len(found) // job.batch.virtual_shards
-    if job.data.selection is None or candidates == places:
+    from shoal.job.steps import batches_of
+
+    spec, candidates = job.data.selection, len(found) // job.batch.virtual_shards
+    if spec is None:
         return None
-    return {"rule": job.data.selection.rule, "trained_on": places, "of": candidates}
+    places = batches_of(job, positions.steps).per_step(step) // job.batch.virtual_shards
+    return {"rule": spec.rule, "trained_on": places, "of": candidates} if candidates != places else None
 
 
 def _folders(train: TrainingData) -> dict[str, str]:
@@ -91,15 +130,17 @@ def _folders(train: TrainingData) -> dict[str, str]:
     return {name: common_folder(catalog) for name, catalog in zip(train.names, train.catalogs, strict=True)}
 
 
-def _lines(job: Job, train: TrainingData, step: int, found: list[Located]) -> Iterator[str]:
+def _lines(
+    job: Job, train: TrainingData, step: int, found: list[Located], chosen: dict[str, Any] | None
+) -> Iterator[str]:
     first, last = found[0].position, found[-1].position
     groups = {(at.place.file, at.place.row_group) for at in found}
     yield f"step {step}: positions {first} to {last} of the endless stream, from {len(groups)} of the row groups"
     folders = _folders(train)
-    if selection := _selection(job, found):
+    if chosen:
         yield (
-            f"selection by {selection['rule']}: these are the candidates; {selection['trained_on']} of each shard's "
-            f"{selection['of']} are trained on, which ones the losses decide"
+            f"selection by {chosen['rule']}: these are the candidates; {chosen['trained_on']} of each shard's "
+            f"{chosen['of']} are trained on, which ones the losses decide"
         )
     yield from (f"{f'source {name}' if name else 'data'}: {folder}" for name, folder in folders.items())
     mixed = len(folders) > 1
@@ -120,7 +161,6 @@ def _as_json(job: Job, train: TrainingData, step: int, found: list[Located]) -> 
         "step": step,
         "positions": [found[0].position, found[-1].position + 1],
         "seed": job.seed,
-        "selection": _selection(job, found),
         "data": {"uri": train.uri, "digest": train.digest, "samples": train.samples},
         "shards": [
             {

@@ -76,12 +76,12 @@ def schedule(
     schedules = [wanted.schedule]
     for text in others:
         schedules += parse(text, tuple[Schedule, ...], "--compare")
-    curves = [Curve(schedule=s, peak=wanted.optimizer.lr, length=length) for s in schedules]
+    curves = [Curve(schedule=s, job=wanted, length=length) for s in schedules]
     if out is not None:
         if out.suffix != ".svg":
             raise ConfigError(f"--out {out} must end in .svg: a picture that every browser opens")
         lines = [Line(name=repr(c.schedule), values=c.rates(_POINTS)) for c in curves]
-        _write(out, svg(lines, length.axes(wanted.optimizer.lr), title=_title(wanted, length)))
+        _write(out, svg(lines, length.axes(curves[0].peak), title=_title(wanted, length, curves[0].peak)))
     for line in [json.dumps(_as_json(wanted, curves))] if as_json else _lines(wanted, curves):
         click.echo(line)
     if out is not None and not as_json:
@@ -118,13 +118,24 @@ class Curve:
     """One schedule over the job's budget."""
 
     schedule: Schedule
-    peak: float
+    job: Job
     length: Length
 
-    def rate(self, progress: float) -> float:
-        from shoal.optim.schedules import factor
+    @property
+    def peak(self) -> float:
+        """Where the schedule's factor is 1, and the batch the one with the highest rate."""
+        from shoal.optim.batch_rules import planned_size, rate_scale
 
-        return self.peak * factor(self.schedule, progress)
+        points = [p for p, _ in getattr(self.job.batch.growth, "at", ())]
+        sizes = [planned_size(self.job, p) for p in (*points, 1.0)]
+        return self.job.optimizer.lr * max(rate_scale(self.job, size) for size in sizes)
+
+    def rate(self, progress: float) -> float:
+        from shoal.optim.batch_rules import planned_size, rate_scale
+        from shoal.optim.schedules import learning_rate
+
+        rate = learning_rate(self.job.optimizer.lr, self.schedule, progress)
+        return rate * rate_scale(self.job, planned_size(self.job, progress))
 
     def rates(self, parts: int) -> list[float]:
         return [self.rate(i / parts) for i in range(parts + 1)]
@@ -165,8 +176,25 @@ def _length(job: Job) -> Length:
     return Length(total_steps(job, 0), "steps")
 
 
-def _title(job: Job, length: Length) -> str:
-    return f"{job.name}: {length.amount:g} {length.unit}, peak rate {job.optimizer.lr:g}"
+def _title(job: Job, length: Length, peak: float) -> str:
+    return f"{job.name}: {length.amount:g} {length.unit}, peak rate {peak:g}"
+
+
+def _batches(job: Job, length: Length) -> str:
+    """How the batch grows, and the rate with it; "" if neither does anything."""
+    from shoal.job.growth import Milestones
+    from shoal.optim.batch_rules import planned_rates, rule_of
+
+    growth, scales = job.batch.growth, dict(planned_rates(job))
+    if growth is None and set(scales.values()) == {1.0}:
+        return ""
+    first = f"batch {job.batch.size} (rate x {scales[job.batch.size]:.4g})"
+    rule = f"; rule {rule_of(job)}, optimizer.lr is for {job.batch.lr_base or job.batch.size}"
+    if isinstance(growth, Milestones):
+        first += "".join(f", after {length.place(p)} {size} (x {scales[size]:.4g})" for p, size in growth.at)
+    elif growth is not None:
+        first += f", as the noise scale grows up to {job.batch.sizes[-1]} (x {scales[job.batch.sizes[-1]]:.4g})"
+    return first + rule
 
 
 def _lines(job: Job, curves: Sequence[Curve]) -> Iterator[str]:
@@ -174,7 +202,9 @@ def _lines(job: Job, curves: Sequence[Curve]) -> Iterator[str]:
 
     length = curves[0].length
     columns = min(max(shutil.get_terminal_size().columns - 12, 30), 100)
-    yield _title(job, length)
+    yield _title(job, length, curves[0].peak)
+    if batches := _batches(job, length):
+        yield batches
     for curve in curves:
         yield ""
         yield repr(curve.schedule)
@@ -187,10 +217,13 @@ def _lines(job: Job, curves: Sequence[Curve]) -> Iterator[str]:
 
 
 def _as_json(job: Job, curves: Sequence[Curve]) -> dict[str, Any]:
+    from shoal.optim.batch_rules import planned_rates
+
     length = curves[0].length
     return {
         "job": job.name,
-        "peak": job.optimizer.lr,
+        "peak": curves[0].peak,
+        "batches": [{"size": size, "rate_scale": scale} for size, scale in planned_rates(job)],
         "total_steps": length.steps,
         length.unit: length.amount,
         "schedules": [

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
+from math import isfinite
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,8 +14,10 @@ from typing import Any
 from shoal.coordinator.plan import RunPlan
 from shoal.job.steps import foreseen
 from shoal.membership.commits import Commit
+from shoal.membership.sizes import Decision
+from shoal.optim.noise import Measured, NoiseScale
 from shoal.run_folder import RunFolder
-from shoal.tracking.ledger import Ledger
+from shoal.tracking.ledger import Entry, Ledger, effective, read
 from shoal.tracking.owner import owner
 from shoal.tracking.recorder import Recorder
 
@@ -32,6 +35,7 @@ class Book:
         self._news: list[tuple[str, str]] = []
         self._warned_ledger = self._warned_record = False
         self._recent: deque[float] = deque(maxlen=RECENT)
+        self._noise = NoiseScale()
         self.last: Commit | None = None
         self.committed = plan.start_from.step if plan.start_from else 0
         """The last step that is part of the run for good."""
@@ -71,8 +75,9 @@ class Book:
         """The ledger's file."""
         return self._folder.ledger
 
-    def remember(self, entries: Iterable[Mapping[str, Any]]) -> None:
+    def remember(self, entries: Iterable[Entry]) -> None:
         """Take over from an earlier life of the coordinator what its ledger says."""
+        entries = list(entries)
         for entry in entries:
             if entry["kind"] == "commit":
                 self.committed = entry["step"]
@@ -85,6 +90,7 @@ class Book:
                 self.evaluated_steps.add(entry["step"])
             elif entry["kind"] == "checkpoint":
                 self.saved_steps.add(entry["step"])
+        self._recall_noise(entries)
 
     def close(self, status: str, reason: str, spent: Mapping[str, Any], deadline_s: float) -> int:
         """The last entry, with what was `spent`; returns how many entries MLflow could not be given by the deadline."""
@@ -109,9 +115,15 @@ class Book:
         self.last = commits[-1]
         self.committed = self.last.step
 
+    def decided(self, decisions: Iterable[Decision]) -> None:
+        """Append decisions about the size of the batch, before anybody acts on them."""
+        for decision in decisions:
+            self.write("batch", step=decision.step, size=decision.size, why=decision.why)
+
     def roll_back(self, step: int) -> None:
         """Steps beyond `step` are run again, although they were committed: only a durable checkpoint was left."""
         self.committed = step
+        self._recall_noise(read(self.path)[0])
 
     @property
     def step_s(self) -> float | None:
@@ -168,6 +180,14 @@ class Book:
         known = {"train/loss": self.last.loss} if self.last and self.last.step == step else {}
         return {**known, **(self.evaluation if self.evaluated_at == step else {})}
 
+    def _recall_noise(self, entries: Iterable[Entry]) -> None:
+        """Go on with the noise scale as it stood after the last committed step."""
+        self._noise = NoiseScale()
+        commits = (e for e in effective(entries) if e["kind"] == "commit" and e["step"] <= self.committed)
+        for found in map(measured_of, commits):
+            if found is not None:
+                self._noise.add(found)
+
     def _append(self, entries: list[dict[str, Any]]) -> None:
         self._ledger.append(entries)
         blocked = self._ledger.blocked
@@ -189,6 +209,7 @@ class Book:
             "loss": commit.loss,
             "lr": commit.lr,
             "grad_norm": commit.grad_norm,
+            "batch": commit.batch,
             "workers": commit.workers,
             "step_s": commit.step_s,
             "data_wait_s": commit.data_wait_s,
@@ -197,6 +218,11 @@ class Book:
             "update_s": commit.update_s,
             "samples_per_s": speed,
         }
+        if commit.noise is not None:
+            self._noise.add(commit.noise)
+            entry["noise"] = asdict(commit.noise)
+            estimates = {"noise_scale": self._noise.scale, "critical_batch": self._noise.critical_batch}
+            entry |= {name: value for name, value in estimates.items() if value is not None and isfinite(value)}
         if commit.samples_digest:
             entry["samples_digest"] = commit.samples_digest
         if commit.covered < self._plan.job.batch.virtual_shards:
@@ -207,9 +233,15 @@ class Book:
         return {**entry, "tokens_per_s": speed * tokens} if tokens else entry
 
 
+def measured_of(entry: Mapping[str, Any]) -> Measured | None:
+    """What a commit's entry says of the noise of its gradient."""
+    found = entry.get("noise")
+    return Measured(**found) if found else None
+
+
 def _commit_of(entry: Mapping[str, Any], virtual_shards: int) -> Commit:
     """A commit as its ledger entry has it."""
     known = {f.name for f in fields(Commit)}
     unsaid = {"covered": virtual_shards, "samples_digest": "", "progress": 0.0}  # as earlier releases leave it out
-    said = {**unsaid, **entry, "samples": tuple(entry["samples"])}
+    said = {**unsaid, **entry, "samples": tuple(entry["samples"]), "noise": measured_of(entry)}
     return Commit(**{name: value for name, value in said.items() if name in known})

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from shoal.coordinator.book import Book
-from shoal.coordinator.plan import RunPlan
+from shoal.coordinator.plan import RunPlan, cursor_of
+from shoal.data.order import Cursor
 from shoal.errors import CheckpointError
 from shoal.membership.messages import ShardWritten
+from shoal.positions import Positions
 from shoal.state.manifest import FileEntry, Manifest, parameter_table
 from shoal.state.store import CheckpointInfo, CheckpointStore
 
@@ -39,11 +41,13 @@ class Durable:
         """Find what an earlier life of the coordinator has published."""
         self.latest = self._store.latest() or self.latest
 
-    def submit(self, step: int, parts: Sequence[ShardWritten], book: Book) -> None:
-        """Begin to publish the members' parts of step `step`; what becomes of it goes to the book."""
+    def submit(self, step: int, parts: Sequence[ShardWritten], book: Book, positions: Positions) -> None:
+        """Begin to publish the members' parts of step `step`; what becomes of it goes to the book. `positions`: what
+        the steps up to it have read."""
 
         async def publish() -> None:
-            entry = await self._publish(step, parts, book.metrics(step))
+            cursor = cursor_of(self._plan.job, self._plan.train, step, positions)
+            entry = await self._publish(step, parts, book.metrics(step), cursor)
             self.failed = (step, entry["error"]) if "error" in entry else None
             book.checkpoint(entry)
 
@@ -57,14 +61,16 @@ class Durable:
         """Wait for everything that was submitted."""
         await asyncio.gather(*self._publishing)
 
-    async def _publish(self, step: int, parts: Sequence[ShardWritten], metrics: dict[str, float]) -> dict[str, Any]:
+    async def _publish(
+        self, step: int, parts: Sequence[ShardWritten], metrics: dict[str, float], cursor: Cursor
+    ) -> dict[str, Any]:
         """Make the members' parts of step `step` a checkpoint; returns its ledger entry (with `error` if it failed)."""
         begun = time.time()
         entry: dict[str, Any] = {"kind": "checkpoint", "step": step, "seconds": max(p.seconds for p in parts)}
         errors = [p.error for p in parts if p.error]
         if errors:
             return {**entry, "time": begun, "error": errors[0]}
-        manifest = self._manifest(step, parts, metrics, begun)
+        manifest = self._manifest(step, parts, metrics, cursor, begun)
         try:
             async with self._one_at_a_time:
                 uri = await asyncio.to_thread(self._store.publish, manifest)
@@ -82,7 +88,9 @@ class Durable:
             return {"warning": f"older checkpoints could not be deleted: {error}"}
         return {}
 
-    def _manifest(self, step: int, parts: Sequence[ShardWritten], metrics: dict[str, float], now: float) -> Manifest:
+    def _manifest(
+        self, step: int, parts: Sequence[ShardWritten], metrics: dict[str, float], cursor: Cursor, now: float
+    ) -> Manifest:
         plan, model = self._plan, self.model
         return Manifest(
             step=step,
@@ -91,7 +99,7 @@ class Durable:
             model_digest=model["digest"],
             parameters=parameter_table(model["parameters"]),
             scalars=parts[0].scalars,
-            cursor=plan.cursor(step).to_json(),
+            cursor=cursor.to_json(),
             engine=plan.job.engine.name,
             world_size=len(parts),
             files=tuple(FileEntry.from_dict(f) for p in parts for f in p.files),

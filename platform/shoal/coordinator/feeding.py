@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -12,6 +13,7 @@ from shoal.coordinator.book import Book
 from shoal.coordinator.plan import RunPlan
 from shoal.data.feed import FeedPlan, feed_name, start_feed
 from shoal.data.reserving import Reservation, find, reserve
+from shoal.job.growth import grows_on_the_way
 
 RELEASE_EVERY_S = 1.0
 CLOSE_S = 10.0
@@ -21,9 +23,10 @@ ANSWER_S = 10.0
 class Feeding:
     """One feed at a time, and for as long as the run lasts the CPUs that it reads on."""
 
-    def __init__(self, plan: RunPlan, book: Book, at_hand: Any = None) -> None:
-        """`at_hand`: a feed's process that reads nothing at the moment; None: one is started when it is needed."""
-        self._plan, self._book, self.at_hand = plan, book, at_hand
+    def __init__(self, plan: RunPlan, book: Book, before: Callable[[int], int], at_hand: Any = None) -> None:
+        """`before`: where the stream of samples stands after a step. `at_hand`: a feed's process that reads nothing at
+        the moment; None: one is started when it is needed."""
+        self._plan, self._book, self._before, self.at_hand = plan, book, before, at_hand
         self._released = 0
         self._released_at = time.monotonic()
         self._reserved: Reservation | None = None
@@ -44,14 +47,14 @@ class Feeding:
         await self._close()
         assert self._reserved is not None, "the CPUs are reserved before the first feed starts"
         plan = self._plan
-        self._released = plan.positions.before(step)
+        self._released = self._before(step)
         wanted = FeedPlan(
             train=plan.train,
             validation=plan.validation,
             data=plan.job.data,
             seed=plan.job.seed,
             start=self._released,
-            stop=plan.positions.total if plan.job.budget.spent is None else None,
+            stop=None if plan.job.budget.spent is not None or grows_on_the_way(plan.job) else plan.positions.total,
             block=plan.job.batch.size,
             validation_samples=plan.validation_samples,
             reservation=self._reserved,
@@ -72,12 +75,12 @@ class Feeding:
             self.feed = ray.get_actor(feed_name(self._plan.coordinator), "shoal")
         except ValueError:
             return False
-        self._released = self._plan.positions.before(step)
+        self._released = self._before(step)
         return True
 
     async def ensure(self, step: int) -> None:
         """Have a feed that can serve everything after `step`: blocks that were released are read again."""
-        if self.feed is not None and self._plan.positions.before(step) >= self._released and await self._answers():
+        if self.feed is not None and self._before(step) >= self._released and await self._answers():
             return
         await self.start(step)
 
@@ -85,7 +88,7 @@ class Feeding:
         """Let the feed drop what is committed. Blocks hold many steps: once a second is often enough."""
         now = time.monotonic()
         if self.feed is not None and now - self._released_at >= RELEASE_EVERY_S:
-            self._released_at, self._released = now, self._plan.positions.before(committed)
+            self._released_at, self._released = now, self._before(committed)
             self.feed.release.remote("train", self._released)
 
     async def end(self) -> None:

@@ -73,6 +73,8 @@ class RunPlan:
     """The run stops here, with a checkpoint, although its budget goes further."""
     replay: Path | None = None
     """A ledger; what it says of the course of the steps stands."""
+    spans: tuple[tuple[int, int], ...] = ()
+    """As in `Positions`: what the steps up to `start_from` read, where the job alone does not say it."""
 
     hosted_by: str | None = None
     """Name of the actor that hosts the coordinator, where a pool keeps it warm; None: one that is named after the run.
@@ -110,18 +112,14 @@ class RunPlan:
 
     @property
     def positions(self) -> Positions:
-        """Which positions of the endless stream each step reads."""
-        return positions_of(self.job, self.total_steps)
+        """Which positions of the endless stream each step reads, as far as that is known before the run."""
+        return Positions(self.spans, self.total_steps) if self.spans else positions_of(self.job, self.total_steps)
 
     @property
     def mixture(self) -> Mixture | None:
         """Which source each sample is of; None: there is one."""
         job = self.job
         return self.train.mixture(job.data, seed=job.seed, block=job.batch.size, total=self.positions.total)
-
-    def cursor(self, step: int) -> Cursor:
-        """Where the data order stands after `step` steps."""
-        return cursor_of(self.job, self.train, step, self.total_steps)
 
     def leasing(self, course: Course) -> Plan:
         """What leasing needs to know."""
@@ -138,9 +136,8 @@ class RunPlan:
         )
 
 
-def cursor_of(job: Job, train: TrainingData, step: int, total_steps: int) -> Cursor:
-    """Where the data order of `job` on `train` stands after `step` of `total_steps` steps."""
-    positions = positions_of(job, total_steps)
+def cursor_of(job: Job, train: TrainingData, step: int, positions: Positions) -> Cursor:
+    """Where the data order of `job` on `train` stands after `step`, if the steps read `positions`."""
     return Cursor(
         position=positions.before(step),
         seed=job.seed,

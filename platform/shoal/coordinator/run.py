@@ -46,7 +46,7 @@ class Run:
         self.plan = plan
         self._event = asyncio.Event()
         self._scene = Scene(plan, self._event.set, self._lost)
-        self._feeding = Feeding(plan, self._scene.book, feed)
+        self._feeding = Feeding(plan, self._scene.book, lambda step: self._scene.course.positions.before(step), feed)
         self._stage = Stage(self._scene, self._feeding)
         self._incarnation = time.time_ns()
         self._revived, self._let_go = revived, let_go

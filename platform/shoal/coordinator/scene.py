@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 from shoal.coordinator.book import Book
 from shoal.coordinator.crew import Crew
@@ -12,7 +11,8 @@ from shoal.coordinator.durable import Durable
 from shoal.coordinator.plan import RunPlan
 from shoal.coordinator.pooled import PoolSupply
 from shoal.coordinator.running import Running
-from shoal.coordinator.spending import Spending, course_of
+from shoal.coordinator.sizing import grown_course
+from shoal.coordinator.spending import Spending
 from shoal.coordinator.summary import Summary
 from shoal.coordinator.supply import ClusterSupply, Supply
 from shoal.membership.account import Account
@@ -27,7 +27,7 @@ from shoal.membership.recovery import Choice, Formed, sources
 from shoal.membership.stragglers import Paces
 from shoal.membership.view import MemberId, View
 from shoal.optim.range_test import Trend
-from shoal.tracking.ledger import last_view, read
+from shoal.tracking.ledger import Entry, last_view, read
 from shoal.worker.outfit import Kind, Outfit
 
 
@@ -67,14 +67,14 @@ class Scene:
         self.course = Course(plan.positions)
         self._trend = Trend(plan.divergence) if plan.divergence is not None else None
 
-    def set_out(self, entries: Sequence[Mapping[str, Any]], *, revived: bool = False) -> None:
+    def set_out(self, entries: Sequence[Entry], *, revived: bool = False) -> None:
         """Find the course of the run, with what was decided and used before; `entries`: of its ledger. `revived`: this
         launch goes on."""
         plan = self.plan
         self.spending.remember(entries, time.monotonic(), time.time(), revived=revived)
         decided = read(plan.replay)[0] if plan.replay is not None else entries
         after = plan.start_from.step if plan.start_from is not None else 0
-        self.course = course_of(plan.job, plan.positions, after=after, entries=decided)
+        self.course = grown_course(plan, decided, after=after)
 
     def leasing(self, view: View, source: int, owes: Due | None) -> Leasing:
         """The leases of a view that goes on after step `source`."""
@@ -92,6 +92,7 @@ class Scene:
         """What was decided about steps: before any member hears of it, so that it stands whoever is lost then."""
         if decided := self.course.news():
             self.book.write("course", decided=decided)
+        self.book.decided(self.course.sizes.decisions())
 
     def mind_budget(self, was_known: bool) -> None:
         """Say so if the budget was used up before the last step, which has just become known, could begin."""
@@ -169,13 +170,15 @@ class Scene:
         """What became final goes to the book and to storage."""
         if progressed.commits:
             self.spending.note_samples(progressed.commits[0].samples[0])
+            for commit in progressed.commits:
+                self.course.sizes.note(commit.step, commit.noise)
             self.book.commits(list(progressed.commits), self.spending.used(time.monotonic()))
             self.charged = 0  # a run that gets on is not ended by its losses
             self._mind_divergence([c.loss for c in progressed.commits])
         for evaluation in progressed.evaluations:
             self.book.evaluated(evaluation.step, self.summary.of(evaluation.means), evaluation.seconds)
         for written in progressed.written:
-            self.durable.submit(written.step, written.parts, self.book)
+            self.durable.submit(written.step, written.parts, self.book, self.course.positions)
 
     def _mind_divergence(self, losses: Iterable[float]) -> None:
         """End the run if the plan says that it ends when its loss diverges, and it did."""

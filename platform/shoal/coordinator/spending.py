@@ -12,6 +12,7 @@ from shoal.job import Cost, Job
 from shoal.job.cost import CARBON_G_PER_KWH, SOURCES
 from shoal.membership.course import Course, SpentCourse
 from shoal.membership.messages import Reading, Reports
+from shoal.membership.sizes import Sizes
 from shoal.membership.view import MemberId
 from shoal.positions import Positions
 from shoal.tracking.expenses import Expenses, Line, Totals, phase_of
@@ -219,11 +220,11 @@ def _departure(line: Line, now: float, wall: float) -> dict[str, Any]:
     }
 
 
-def course_of(job: Job, positions: Positions, *, after: int, entries: Iterable[Mapping[str, Any]]) -> Course:
+def course_of(job: Job, reads: Positions | Sizes, *, after: int, entries: Iterable[Mapping[str, Any]]) -> Course:
     """The course of `job` from step `after` on. `entries`: a ledger with steps of it that were decided already."""
     unit = job.budget.spent
     if unit is None:
-        return Course(positions, by="steps" if job.budget.steps is not None else "samples")
+        return Course(reads, by="steps" if job.budget.steps is not None else "samples")
     told: dict[int, float] = {}
     committed: dict[int, float] = {}
     for entry in entries:
@@ -233,4 +234,4 @@ def course_of(job: Job, positions: Positions, *, after: int, entries: Iterable[M
             told.update((int(step), float(progress)) for step, progress in entry["decided"])
         elif entry["kind"] == "commit" and "progress" in entry:
             committed[int(entry["step"])] = float(entry["progress"])
-    return SpentCourse(positions, getattr(job.budget, unit), after=after, decided={**told, **committed})
+    return SpentCourse(reads, getattr(job.budget, unit), after=after, decided={**told, **committed})

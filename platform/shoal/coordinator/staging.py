@@ -208,8 +208,9 @@ class Stage:
             return  # everybody waits for it
         step = running.leasing.leased_until
         if step != scene.course.last:
-            at = scene.course.positions.before(step)
-            await actor.warm_up.remote(scene.plan.key, self._feeding.feed, at)
+            at, size = scene.course.positions.before(step), scene.course.batch(max(1, step))
+            shard_size = size // scene.plan.job.batch.virtual_shards
+            await actor.warm_up.remote(scene.plan.key, self._feeding.feed, at, shard_size)
 
     # While it runs ---------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from shoal.data.catalog import Catalog
 from shoal.data.order import Order, Window
 from shoal.data.training import TrainingData
 from shoal.job import Job
-from shoal.job.steps import positions_of
+from shoal.positions import Positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +36,15 @@ class Located:
     place: Place
 
 
-def locate_step(job: Job, train: TrainingData, step: int, total_steps: int) -> list[Located]:
-    """The samples that `step` (from 1) of `total_steps` steps of `job` on `train` reads, in order of position.
+def locate_step(job: Job, train: TrainingData, step: int, positions: Positions) -> list[Located]:
+    """The samples that `step` (from 1) of `job` on `train` reads, in order of position, if the steps read `positions`.
     Where the job selects among them, all candidates.
 
     From the same orders that the feed carries out: nothing depends on the number of workers. With a curriculum this
     reads one column of all the data. Raises DataError if that cannot be read.
     """
-    start, stop = positions_of(job, total_steps).of(step)
-    mixture, orders = train.ordered(job, total_steps)
+    start, stop = positions.of(step)
+    mixture, orders = train.ordered(job, positions)
     if mixture is None:
         places = locate(train.catalogs[0], orders[0], start, stop)
         return [

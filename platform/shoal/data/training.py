@@ -15,7 +15,6 @@ from shoal.data.mixture import Mixture, by_size
 from shoal.data.order import Order, derive
 from shoal.errors import DataError
 from shoal.job.spec import Data, Job
-from shoal.job.steps import positions_of
 from shoal.positions import Positions
 
 _SOURCE = 5  # what a key is for
@@ -90,12 +89,14 @@ class TrainingData:
         """(source, step, samples of it in that step) if a step takes more samples of a source than it has.
 
         A source's share is a ratio of linear functions of progress between the points that its weights name, so it is
-        largest at one of them.
+        largest at one of them, and in steps of one size at one of those or at the ends.
         """
         last = positions.total - 1
         points = {p for weight in mixture.weights if isinstance(weight, tuple) for p, _ in weight}
-        points |= {1.0} if points else set()  # where no weight changes, the first step stands for all
-        for step in sorted({positions.step_of(min(last, int(p * last))) for p in (0.0, *points)}):
+        points |= {1.0} if points else set()  # where no weight changes, the first step of a size stands for all
+        firsts = [first for first, _ in positions.spans if first <= positions.steps]
+        looked = {*firsts, *(first - 1 for first in firsts[1:])}
+        for step in sorted(looked | {positions.step_of(min(last, int(p * last))) for p in (0.0, *points)}):
             for name, catalog, (a, b) in zip(
                 self.names, self.catalogs, mixture.ranges(*positions.of(step)), strict=True
             ):
@@ -103,9 +104,9 @@ class TrainingData:
                     return name, step, b - a
         return None
 
-    def ordered(self, job: Job, total_steps: int) -> tuple[Mixture | None, tuple[Order, ...]]:
-        """The mixture and each source's own order in a run of `job` over `total_steps` steps."""
-        total = positions_of(job, total_steps).total
+    def ordered(self, job: Job, positions: Positions) -> tuple[Mixture | None, tuple[Order, ...]]:
+        """The mixture and each source's own order in a run of `job` whose steps read `positions`."""
+        total = positions.total
         mixture = self.mixture(job.data, seed=job.seed, block=job.batch.size, total=total)
         return mixture, self.orders(job.data, mixture, seed=job.seed, total=total)
 

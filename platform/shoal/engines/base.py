@@ -14,17 +14,25 @@ from torch import nn
 from shoal.engines import garbage
 from shoal.engines.buffers import StepBuffers, has_batch_norm
 from shoal.engines.clock import StepClock
+from shoal.engines.pass_norms import PassNorms
 from shoal.engines.protocol import StepTimes
 from shoal.engines.randomness import draws, positions
 from shoal.engines.task_module import TaskModule, blame, check_loss, check_metrics
-from shoal.job import Job
+from shoal.job import ByNoise, Job
+from shoal.optim.noise import Parts
 from shoal.tasks.base import Batch
+
+
+def samples_in(batch: Batch) -> int:
+    """How many samples a batch has."""
+    return len(next(iter(batch.values())))
 
 
 class EngineBase(ABC):
     """A model in training on one member. See `shoal.engines.protocol.Engine` for what the methods promise."""
 
     _keep_casts = True
+    _hooks_norms = True
     _buffer_kind = StepBuffers
 
     def __init__(self, job: Job, model: nn.Module, device: torch.device) -> None:
@@ -54,6 +62,8 @@ class EngineBase(ABC):
         self._agreed = False
         self._left_before = False
         self._noted: tuple[int, ...] = ()
+        self._parts = Parts()
+        self._pass_norms = PassNorms(self._trainable) if self._hooks_norms else None
 
     @property
     def times(self) -> StepTimes:
@@ -73,6 +83,10 @@ class EngineBase(ABC):
     def step_losses(self) -> tuple[tuple[int, float], ...]:
         """Nothing: a member knows the losses of its own shards, from `micro_step`."""
         return ()
+
+    def step_parts(self) -> Parts:
+        """What the gradients of this member's passes in the last step tell of their noise."""
+        return self._parts
 
     def note(self, numbers: Sequence[int]) -> None:
         """A 64-bit number for each of this member's virtual shards in this step, for everybody to hear."""
@@ -96,6 +110,8 @@ class EngineBase(ABC):
         """
         if not self._agreed:
             return None
+        if isinstance(self._job.batch.growth, ByNoise):
+            return False  # what decides about the batch must not depend on how many members measure it
         return self._task.per_sample and not (self._draws_random or self._buffers.names or self._mixes_samples)
 
     def _enter(self, rank: int, size: int) -> bool:
@@ -125,6 +141,8 @@ class EngineBase(ABC):
         """Drop what a step left that will not be finished: gradients, buffers of its shards, marks of time."""
         self._buffers.abandon_step()
         self._noted = ()
+        if self._pass_norms is not None:
+            self._pass_norms.forget()
         self._clock.forget()
         self.model.zero_grad(set_to_none=True)
 
@@ -156,6 +174,14 @@ class EngineBase(ABC):
                 handle.remove()
         if order:
             self._marks_end = order[-1].register_post_accumulate_grad_hook(self._clock.gradients_ready)
+
+    def _end_norms(self, batch: Batch, scale: float) -> None:
+        """After a backward pass whose loss was multiplied by `scale`."""
+        if self._pass_norms is not None:
+            self._pass_norms.end_pass(samples_in(batch), scale)
+
+    def _take_norms(self) -> Parts:
+        return self._pass_norms.take() if self._pass_norms is not None else Parts()
 
     def _compare_notes(self) -> None:
         """In the first step: what is this model like? (Collective then.)"""

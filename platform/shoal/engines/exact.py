@@ -14,6 +14,7 @@ from itertools import pairwise
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.utils import get_total_norm
 
 from shoal.engines.buffers import StepBuffers
 from shoal.engines.flat import BLOCK, FlatLayout
@@ -37,6 +38,8 @@ class Reduced:
     """64 bits per virtual shard: what the members gave to `reduce`."""
     buffers: torch.Tensor
     """[virtual shards, elements], float64, on the host: what each of them made of the model's buffers."""
+    squares: tuple[float, ...]
+    """Per virtual shard the squared norm of its own gradient, that of its mean loss."""
 
     def clip(self, limit: float | None) -> float:
         """What the gradient is to be multiplied by so that its norm is at most `limit`."""
@@ -54,6 +57,7 @@ class ExactStep:
         self._spare: list[torch.Tensor] = []
         self._stack: list[tuple[Node, torch.Tensor]] = []
         self._shard_losses: list[torch.Tensor] = []
+        self._shard_norms: list[torch.Tensor] = []
         self._reduction: TreeReduction | None = None
 
     def enter(self, rank: int, bounds: Sequence[int], wants: Sequence[Range] | None = None) -> None:
@@ -75,7 +79,7 @@ class ExactStep:
     def abandon(self) -> None:
         """Forget a step that will not be finished."""
         self._spare += [vector for _, vector in self._stack]
-        self._stack, self._shard_losses = [], []
+        self._stack, self._shard_losses, self._shard_norms = [], [], []
 
     def add_shard(self, loss: torch.Tensor, share: float) -> None:
         """Take over the gradient of the next virtual shard from the parameters. `loss`: detached, a scalar.
@@ -88,6 +92,7 @@ class ExactStep:
             )
         shard = self._bounds[self._rank] + len(self._shard_losses)
         self._shard_losses.append(loss)
+        self._shard_norms.append(get_total_norm([p.grad for p in self._parameters.values() if p.grad is not None]))
         node = (shard, shard + 1)
         if self._is_right_half(node):
             self._for_each(self._stack[-1][1], _add)
@@ -120,18 +125,19 @@ class ExactStep:
             gradient = self._blank()
             squares = self._reduction.run(sums, gradient)
             self._spare += sums.values()
-        losses = torch.stack([loss.double() for loss in self._shard_losses]).cpu()
-        self._stack, self._shard_losses = [], []
+        losses, norms = (torch.stack([x.double() for x in xs]).cpu() for xs in (self._shard_losses, self._shard_norms))
+        self._stack, self._shard_losses, self._shard_norms = [], [], []
         # Their bits travel as those of floats: nothing is computed with them on the way.
         said = torch.tensor([_signed(n) for n in notes] or [0] * own, dtype=torch.int64).view(torch.float64)
-        squares, rows = self._share(squares, torch.cat([losses[:, None], said[:, None], buffers], dim=1))
+        squares, rows = self._share(squares, torch.cat([*(x[:, None] for x in (losses, said, norms)), buffers], dim=1))
         heard = rows[:, 1].contiguous().view(torch.int64).tolist()
         return Reduced(
             gradient,
             _root(squares),
             losses=tuple((1, loss) for loss in rows[:, 0].tolist()),
             notes=tuple(n % (1 << 64) for n in heard),
-            buffers=rows[:, 2:],
+            buffers=rows[:, 3:],
+            squares=tuple((norm * self._bounds[-1]) ** 2 for norm in rows[:, 2].tolist()),
         )
 
     def release(self, gradient: torch.Tensor) -> None:

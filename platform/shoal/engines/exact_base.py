@@ -7,8 +7,9 @@ from abc import abstractmethod
 
 import torch
 
-from shoal.engines.base import EngineBase
+from shoal.engines.base import EngineBase, samples_in
 from shoal.engines.exact import ExactStep, Losses, ShardBuffers, realigned
+from shoal.optim.noise import Parts
 from shoal.tasks.base import Batch
 
 
@@ -19,11 +20,13 @@ class ExactEngine(EngineBase):
     # Whether casts of weights are kept decides where the gradients of a weight that is used twice are added: after the
     # cast back, or before it. ZeRO-3 cannot keep them, so nobody does.
     _keep_casts = False
+    _hooks_norms = False
 
     _buffers: ShardBuffers
     _step: ExactStep
     _losses: Losses = ()
     _heard: tuple[int, ...] = ()
+    _shard_size = 1
 
     @property
     def merges_shards(self) -> bool:
@@ -49,6 +52,7 @@ class ExactEngine(EngineBase):
         detached = loss.detach()
         if share:
             self._step.add_shard(detached, share)
+            self._shard_size = samples_in(batch)
         else:
             self.model.zero_grad(set_to_none=True)
         self._clock.end_pass(begun)
@@ -71,6 +75,8 @@ class ExactEngine(EngineBase):
             self._apply(reduced.gradient, reduced.clip(self._job.optimizer.clip_norm), lr)
         self._step.release(reduced.gradient)
         self._losses, self._heard = reduced.losses, reduced.notes
+        shards = len(reduced.squares)
+        self._parts = Parts(shards, shards / self._shard_size, sum(reduced.squares))
         self._finish(applied=applied)
         self._clock.end_update(begun)
         return reduced.norm

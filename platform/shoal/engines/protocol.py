@@ -30,6 +30,7 @@ from typing import Any, Protocol
 
 import torch
 
+from shoal.optim.noise import Parts
 from shoal.state.layout import Extent, Shard
 from shoal.tasks.base import Batch
 
@@ -141,6 +142,12 @@ class Engine(Protocol):
         Only in `exact` numerics, where the losses travel with the gradients; empty otherwise. Any single member's word
         is then enough to record the step.
         """
+        ...
+
+    def step_parts(self) -> Parts:
+        """After `update`: the squared norms of the gradients of single passes, each the mean over its samples, and how
+        many samples these were: of this member's passes; in `exact` numerics of all virtual shards, summed in their
+        order, equal on all members."""
         ...
 
     def note(self, numbers: Sequence[int]) -> None:

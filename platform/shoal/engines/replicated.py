@@ -95,6 +95,7 @@ class ReplicatedEngine(EngineBase):
         if self._wrapped is not None and self._wrapped.require_backward_grad_sync:
             scaled = _Reach.apply(scaled, *self._trainable)
         self._run_backward(scaled.backward)
+        self._end_norms(batch, scale)
         return loss.detach()
 
     def update(self, lr: float) -> float:
@@ -107,6 +108,7 @@ class ReplicatedEngine(EngineBase):
         total = get_total_norm(gradients)
         norm = total.item()
         self._confirm()
+        self._parts = self._take_norms()
         begun = self._clock.mark()
         applied = math.isfinite(norm)
         if applied:

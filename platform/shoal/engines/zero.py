@@ -115,8 +115,10 @@ class ZeroEngine(EngineBase):
         self._engine.set_gradient_accumulation_boundary(last)
         loss = self._run_shard(self._engine, batch, share, weights)
         # Stages 1 and 2 add up over members; stage 3 can only average.
-        scaled = loss * (share if self._stage < 3 else share * self._size)
+        scale = share if self._stage < 3 else share * self._size
+        scaled = loss * scale
         self._run_backward(lambda: self._engine.backward(scaled))
+        self._end_norms(batch, scale)
         self._clock.end_pass(begun)
         return loss.detach()
 
@@ -129,6 +131,7 @@ class ZeroEngine(EngineBase):
         self._engine.step()
         applied = self._engine.was_step_applied()
         norm = float(self._engine.get_global_grad_norm())
+        self._parts = self._take_norms()
         compat.clear_gradients(self._engine)
         self._finish(applied=applied)
         self._clock.end_update(begun)

@@ -2,6 +2,7 @@
 
 from shoal.job.augment import Crop, CutMix, Erase, Flip, MaskTokens, Mixup
 from shoal.job.cost import Cost
+from shoal.job.growth import ByNoise, Milestones
 from shoal.job.sampling import Curriculum, LengthWarmup, Selection, Source
 from shoal.job.schedules import (
     Constant,
@@ -37,6 +38,7 @@ from shoal.job.spec import (
 __all__ = [
     "Batch",
     "Budget",
+    "ByNoise",
     "Checkpoints",
     "Constant",
     "Cosine",
@@ -56,6 +58,7 @@ __all__ = [
     "LengthWarmup",
     "Linear",
     "MaskTokens",
+    "Milestones",
     "Mixup",
     "OneCycle",
     "Optimizer",

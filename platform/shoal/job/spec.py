@@ -13,6 +13,7 @@ from shoal.errors import ConfigError
 from shoal.job.augment import Augmentation, check_augmentations, check_fit
 from shoal.job.checks import at_least, choice, positive
 from shoal.job.cost import Cost
+from shoal.job.growth import Growth, check_growth, check_growth_goes_with
 from shoal.job.optimizers import Optimizer, check_engine
 from shoal.job.sampling import Curriculum, LengthWarmup, Selection, Source, check_selection
 from shoal.job.schedules import Cosine, Schedule, check_schedule
@@ -92,12 +93,19 @@ class Batch:
     """The global batch of one optimizer step, and its division into virtual shards."""
 
     size: int = 64
-    """Samples per step, over all workers."""
+    """Samples per step, over all workers; with `growth`, at the beginning."""
     virtual_shards: int = 8
     """Parts that the members of a view divide among themselves. Fixed by the job, so that the mathematics does not
     depend on the number of workers; it is also the largest number of workers that can help."""
     micro_limit: int | None = None
     """Most samples in one forward pass (a bound on memory). Default: one member's whole share where the task allows."""
+    lr_rule: Literal["auto", "none", "linear", "sqrt"] = "auto"
+    """How the rate goes with the batch: `optimizer.lr` times (size / lr_base), times its square root, or as it is.
+    auto: linear for sgd and lars, sqrt for all others (docs/batch_size.md)."""
+    lr_base: int | None = None
+    """The batch size that `optimizer.lr` is meant for. None: `size`, so that only growth changes the rate."""
+    growth: Growth | None = None
+    """Larger batches later: `Milestones` of progress, or `ByNoise`. None: `size` throughout."""
 
     def __post_init__(self) -> None:
         positive("batch.size", self.size)
@@ -113,11 +121,20 @@ class Batch:
                 f"batch.micro_limit={self.micro_limit} is smaller than one virtual shard ({self.shard_size} samples); "
                 f"raise batch.virtual_shards to {self.size // self.micro_limit or self.size} or more"
             )
+        choice("batch.lr_rule", self.lr_rule, ("auto", "none", "linear", "sqrt"))
+        if self.lr_base is not None:
+            positive("batch.lr_base", self.lr_base)
+        check_growth(self)
 
     @property
     def shard_size(self) -> int:
-        """Samples in one virtual shard."""
+        """Samples in one virtual shard; as the batch grows they become more."""
         return self.size // self.virtual_shards
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """All sizes that the batch has, or may come to have, in rising order."""
+        return (self.size,) if self.growth is None else self.growth.sizes(self.size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -304,7 +321,9 @@ class Job:
         check_schedule("schedule", self.schedule)
         check_engine(self.optimizer, self.engine.name)
         check_fit(self.data.augment, self.task, self.batch.shard_size)
-        check_selection(self.data.selection, self.task, self.batch.shard_size)
+        for size in self.batch.sizes:
+            check_selection(self.data.selection, self.task, size // self.batch.virtual_shards)
+        check_growth_goes_with(self)
         _check_foreseen(self)
         _check_priced(self)
         if self.workers.max > self.batch.virtual_shards:

@@ -24,18 +24,22 @@ PICKLE = "job.pkl"
 
 _DECIDING = {
     *("task", "schedule", "seed", "engine.precision", "batch.size", "batch.virtual_shards"),
+    *("batch.lr_rule", "batch.lr_base", "batch.growth"),
     *("data.train", "data.block", "data.shuffle", "data.window", "data.augment"),
     *("data.sources", "data.temperature", "data.replacement", "data.transforms", "data.columns"),
 }
 _DECIDING_GROUPS = (
-    *("task.", "optimizer.", "schedule.", "budget."),
+    *("task.", "optimizer.", "schedule.", "budget.", "batch.growth."),
     *("data.curriculum.", "data.length_warmup.", "data.selection."),
 )
 _UNUSED = {
     *((name, "") for name in ("data.augment", "data.sources", "data.transforms", "data.columns")),
     ("data.replacement", "false"),
+    ("batch.lr_rule", "auto"),
 }
 """Values that count no more than None does."""
+_NONE_COUNTS = {"batch.lr_rule"}
+"""Where `none` is a value of its own."""
 
 
 def job_digest(job: Job) -> str:
@@ -51,7 +55,7 @@ def job_digest(job: Job) -> str:
 
 def decides(name: str, text: str) -> bool:
     """Whether a job's value `text` of `name` counts in its digest."""
-    if text == "none" or (name, text) in _UNUSED:
+    if (text == "none" and name not in _NONE_COUNTS) or (name, text) in _UNUSED:
         return False
     return name in _DECIDING or name.startswith(_DECIDING_GROUPS)
 

@@ -92,6 +92,7 @@ def find_rate(job: Job, asked: Range, options: RunOptions, display: Display) -> 
     trained = replace(
         job,
         optimizer=replace(job.optimizer, lr=asked.high, ema=None),
+        batch=replace(job.batch, growth=None),
         schedule=asked.schedule,
         budget=Budget(steps=asked.steps),
         evaluation=replace(job.evaluation, every=None),
@@ -118,7 +119,15 @@ def find_rate(job: Job, asked: Range, options: RunOptions, display: Display) -> 
 
 
 def _long_enough(job: Job, asked: Range) -> None:
-    """Raise ConfigError if the test would be longer than what it is made for, as far as that is known without data."""
+    """Raise ConfigError if the test would be longer than what it is made for, as far as that is known without data; or
+    if what it finds would not be what `optimizer.lr` means."""
+    batch = job.batch
+    if batch.lr_base not in (None, batch.size):
+        raise ConfigError(
+            f"the test finds a rate for batch.size={batch.size}, and batch.lr_base={batch.lr_base} says that "
+            f"optimizer.lr is meant for another; test with --set batch.lr_base=none, then set "
+            f"batch.lr_base={batch.size} with the rate that is found"
+        )
     if job.budget.epochs is None and (whole := total_steps(job, 0)) < asked.steps:
         raise ConfigError(
             f"--steps {asked.steps} is more than the {whole} steps of the job's whole budget, so that the test would "

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shoal.audit.chain import Chain
 from shoal.coordinator.plan import RunPlan, TaskElsewhere, cursor_of
 from shoal.data.augment import check as check_augmented
 from shoal.data.order import Cursor
@@ -18,6 +19,7 @@ from shoal.data.sources import Sources, leave_out_bad, resolve
 from shoal.errors import ConfigError, DataError
 from shoal.job import Cost, Data, Job, by_value
 from shoal.job.fields import recorded_values
+from shoal.job.growth import grows_on_the_way
 from shoal.job.steps import foreseen, positions_of, total_steps
 from shoal.job.store import job_digest, save_job
 from shoal.positions import Positions
@@ -25,7 +27,7 @@ from shoal.run_folder import RunFolder
 from shoal.state.storage import Storage
 from shoal.state.store import CheckpointInfo, CheckpointStore
 from shoal.tracking.facts import environment_tags
-from shoal.tracking.ledger import is_written
+from shoal.tracking.ledger import is_written, scan
 from shoal.tracking.owner import owner
 from shoal.tracking.prices import Tariff, tariff_of
 from shoal.tracking.settings import DatasetEntry, RecordSettings
@@ -49,6 +51,8 @@ class Prepared:
     digest: str
     start_from: CheckpointInfo | None
     continues: bool
+    spans: tuple[tuple[int, int], ...]
+    """What the steps up to `start_from` read, where the job alone does not say it."""
 
     @property
     def checkpoint_uri(self) -> str:
@@ -92,6 +96,7 @@ class Prepared:
             replay=self.options.replay,
             pool=self.options.pool,
             divergence=self.options.divergence,
+            spans=self.spans,
         )
 
     def record_settings(self) -> RecordSettings:
@@ -160,28 +165,30 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
     job.task.check_data({c.name: c.shape for c in sources.train.columns}, sources.train.metadata)
     check_augmented(job, sources.train.columns)
     total = total_steps(job, sources.train.samples)
-    positions = positions_of(job, total)
-    _enough(job, sources, positions)
+    _enough(job, sources, positions_of(job, total))
     tariff = tariff_of(job.cost if options.scratch is None else Cost(), job.workers)  # to verify needs no prices
     digest = job_digest(job)
     if options.resume is None:
         place = options.scratch or root
         folder, start = new_folder(place, options.name or fresh_name(job.name)), options.start_from
         continues = False
+        spans = spans_of(job, options.replay, start.step) if options.replay is not None and start is not None else ()
     else:
         old = find_run(root, options.resume)
         continues = options.fork_at is None and old.read().get("job_digest") == digest
         if continues:
             _not_running(old)
         start, same_order = _start_from(job, old, sources, total, options)
+        spans = spans_of(job, old.ledger, start.step)
         continues = continues and same_order
         folder = old if continues else new_folder(root, options.name or fresh_name(job.name))
     if not continues:
         folder.update(
             run_id=folder.run_id, name=job.name, created=time.time(), status="starting", job_digest=digest,
-            total_steps=foreseen(total), positions=positions.spans, forked_from=start.uri if start else None,
+            total_steps=foreseen(total), positions=spans or positions_of(job, total).spans,
+            forked_from=start.uri if start else None,
         )  # fmt: skip
-    ready = Prepared(job, options, folder, sources, tariff, total, digest, start, continues)
+    ready = Prepared(job, options, folder, sources, tariff, total, digest, start, continues, spans)
     ready.folder.update(checkpoint_uri=ready.checkpoint_uri, status="starting", owner=owner())
     save_job(folder, job, options.recipe, options.overrides)
     return ready
@@ -194,13 +201,16 @@ def _passed_on(data: Data) -> Data:
 
 def _enough(job: Job, sources: Sources, positions: Positions) -> None:
     """Raise ConfigError if a step would read a sample twice."""
+    if grows_on_the_way(job):
+        positions = Positions.even(job.batch.sizes[-1], positions.steps)  # the worst that may come
     if sources.train.samples < positions.most:
-        asked = f"batch.size={job.batch.size}"
-        if positions.most > job.batch.size and job.data.selection is not None:
+        largest = job.batch.sizes[-1]
+        asked = f"batch.size={largest}" if largest == job.batch.size else f"a batch of {largest} by batch.growth"
+        if positions.most > largest and job.data.selection is not None:
             asked += f" with Selection.pool={job.data.selection.pool:g}, {positions.most} candidates a step,"
         raise ConfigError(
             f"{asked} is more than the {sources.train.samples} samples of {sources.train.uri}, so a step would hold a "
-            f"sample twice; lower batch.size or bring more data"
+            f"sample twice; lower it or bring more data"
         )
     train = sources.train
     mixture = train.mixture(job.data, seed=job.seed, block=job.batch.size, total=positions.total)
@@ -263,7 +273,8 @@ def _start_from(
             f"--set budget.steps={2 * latest.step}"
         )
     cursor = Cursor.from_json(store.open(latest.uri).cursor)
-    now = cursor_of(job, sources.train, latest.step, total)
+    spans = spans_of(job, folder.ledger, latest.step)
+    now = cursor_of(job, sources.train, latest.step, Positions(spans, total) if spans else positions_of(job, total))
     try:
         cursor.check(sources.train, now)
         if cursor.position != now.position:
@@ -277,6 +288,14 @@ def _start_from(
             return latest, False
         raise DataError(f"{error}. To go on all the same, in a new run: --new-data") from None
     return latest, True
+
+
+def spans_of(job: Job, ledger: Path, step: int) -> tuple[tuple[int, int], ...]:
+    """As in `Positions`: what the steps up to `step` of a run read, by its ledger; nothing where the job says it."""
+    if not grows_on_the_way(job):
+        return ()
+    found = Chain().add(entry for entry, _ in scan(ledger)).positions
+    return tuple(span for span in found.spans if span[0] <= max(1, step)) if found is not None else ()
 
 
 def fresh_name(job: str) -> str:

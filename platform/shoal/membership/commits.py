@@ -13,6 +13,7 @@ from shoal.membership.course import Course
 from shoal.membership.leasing import Due, LastDue
 from shoal.membership.messages import EvaluationReport, Reports, ShardWritten, StepReport, ViewEnd
 from shoal.membership.view import MemberId, View
+from shoal.optim.noise import NO_PARTS, Measured, measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,10 @@ class Commit:
     """blake2b-8 over the members' digests in shard order, in hex; empty if a part is missing."""
     sources: tuple[tuple[int, float], ...] = ()
     """Of a mixture, source by source: (samples, their mean loss; NaN if there was none), as far as it is known."""
+    batch: int = 0
+    """Samples that were trained on."""
+    noise: Measured | None = None
+    """What was measured of the gradient's noise; None: nothing could be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +249,7 @@ class Tally:
         parts = of_all.losses if of_all is not None else tuple(part for r in said for part in r.losses)
         covered = sum(n for n, _ in parts)
         digests = [of_all.samples] if of_all is not None else [r.samples for r in said]
+        parts_of = of_all.parts if of_all is not None else sum((r.parts for r in said), NO_PARTS)
         whole = (of_all is not None or len(said) == self.view.size) and all(digests)
         return Commit(
             step=step,
@@ -262,6 +268,8 @@ class Tally:
             covered=covered,
             samples_digest=step_digest(digests) if whole else "",
             sources=_by_source([r.sources for r in said if r.sources]),
+            batch=self._course.batch(step),
+            noise=measured(parts_of, self._course.batch(step), said[0].grad_norm) if said else None,
         )
 
 

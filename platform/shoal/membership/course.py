@@ -11,16 +11,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from shoal.membership.sizes import Sizes
 from shoal.positions import Positions
 
 
 class Course:
-    """All steps are known: the run ends with the last one of `positions`."""
+    """The number of steps is known: the run ends with the last one of `positions`."""
 
-    def __init__(self, positions: Positions, *, by: Literal["steps", "samples"] = "steps") -> None:
-        """`by`: what the budget counts."""
-        self.positions = positions
+    def __init__(self, reads: Positions | Sizes, *, by: Literal["steps", "samples"] = "steps") -> None:
+        """`reads`: what each step reads. `by`: what the budget counts."""
+        self.sizes = reads if isinstance(reads, Sizes) else Sizes(reads)
         self._by_samples = by == "samples"
+        self._settled = 0
+
+    @property
+    def positions(self) -> Positions:
+        """The positions of the steps, as far as they are decided."""
+        return self.sizes.positions
 
     @property
     def last(self) -> int | None:
@@ -36,6 +43,14 @@ class Course:
         """(start, stop): the positions of the endless stream that `step` (from 1) reads."""
         return self.positions.of(step)
 
+    def batch(self, step: int) -> int:
+        """How many samples `step` trains on."""
+        return self.sizes.batch(step)
+
+    def awaits(self, step: int) -> bool:
+        """Whether steps after `step` can be decided only when it is committed."""
+        return self.sizes.awaits(step)
+
     def progress(self, step: int) -> float:
         """Share of the budget that is used when `step` is done; 0 before the first one, 1 after the last one."""
         if self._by_samples:
@@ -44,7 +59,12 @@ class Course:
 
     def decide(self, until: int) -> int:
         """Decide about the steps up to `until`; returns the last step that is decided, `until` at most."""
-        return min(until, self.positions.steps)
+        until = min(until, self.positions.steps)
+        if self.sizes.known:
+            return until
+        while self._settled < until and self.sizes.settle(self._settled + 1, self.progress(self._settled + 1)):
+            self._settled += 1
+        return min(until, self._settled)
 
     def news(self) -> tuple[tuple[int, float], ...]:
         """(step, progress) of what was decided since the last call: to be written down before anybody is told."""
@@ -52,6 +72,38 @@ class Course:
 
     def restore(self, decided: Iterable[tuple[int, float]]) -> None:
         """Take over what an earlier life of the coordinator told the members: (step, progress). Here it is known."""
+
+
+class ReadCourse(Course):
+    """The budget is `wanted` samples, in steps whose sizes are decided on the way: the last step is the first one that
+    reaches it."""
+
+    def __init__(self, sizes: Sizes, wanted: int, *, after: int) -> None:
+        """`after`: the step after which the run goes on."""
+        super().__init__(sizes, by="samples")
+        self._wanted = wanted
+        self._settled = after
+
+    @property
+    def last(self) -> int | None:
+        """The run's last step; None: not known yet."""
+        return self._settled if self.progress(self._settled) >= 1.0 else None
+
+    @property
+    def expected(self) -> int:
+        """The run's last step, if the batch stays as large as it is."""
+        known, left = self._settled, self._wanted - self.positions.before(self._settled)
+        return known + max(0, -(-left // self.batch(max(1, known))))
+
+    def progress(self, step: int) -> float:
+        """Share of the budget that is used when `step`, which is decided, is done."""
+        return min(1.0, self.positions.before(step) / self._wanted)
+
+    def decide(self, until: int) -> int:
+        """Decide about the steps up to `until`; returns the last step that is decided, `until` at most."""
+        while self._settled < until and self.last is None and self.sizes.settle(self._settled + 1, 0.0):
+            self._settled += 1
+        return min(until, self._settled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +124,9 @@ class Outlook:
 class SpentCourse(Course):
     """The budget is `budget` seconds, joules or dollars: the last step is the one that ends nearest to its end."""
 
-    def __init__(self, positions: Positions, budget: float, *, after: int, decided: Mapping[int, float]) -> None:
+    def __init__(self, reads: Positions | Sizes, budget: float, *, after: int, decided: Mapping[int, float]) -> None:
         """`after`: the step after which the run goes on. `decided`: progress of steps that were decided earlier."""
-        super().__init__(positions)
+        super().__init__(reads)
         self._budget = budget
         self._progress = dict(decided)
         self._known = after
@@ -101,10 +153,13 @@ class SpentCourse(Course):
     def decide(self, until: int) -> int:
         """Decide about the steps up to `until`; returns the last step that is decided, `until` at most."""
         while self._known < until and self.last is None:
-            self._known += 1
-            if self._known not in self._progress:
-                self._progress[self._known] = self._share(self._known)
-                self._news.append((self._known, self._progress[self._known]))
+            step = self._known + 1
+            progress = self._progress[step] if step in self._progress else self._share(step)
+            if not self.sizes.settle(step, progress):
+                break
+            if step not in self._progress:
+                self._news.append((step, progress))
+            self._progress[step], self._known = progress, step
         return min(until, self._known)
 
     def news(self) -> tuple[tuple[int, float], ...]:

@@ -119,6 +119,8 @@ class Leasing:
         for step in range(self.leased_until + 1, until + 1):
             self.leased_until = step
             counted = step == self.first_step or step - self._last_snapshot >= max(1, snapshot_every)
+            # With sharded engines only a snapshot makes steps final, and somebody may wait for that.
+            counted = counted or self.plan.course.awaits(step)
             if self.plan.snapshot and (counted or self.plan.due(step).checkpoint):
                 self._snapshots.add(step)
                 self._last_snapshot = step

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from shoal.membership.leasing import End
 from shoal.membership.view import Lease, MemberId, View
+from shoal.optim.noise import NO_PARTS, Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,9 @@ class StepReport:
     progress: float = 0.0
     """Share of the budget that is used when it is done, as its lease said."""
     whole: bool = False
-    """True: `losses` and `samples` are those of all virtual shards, not only of this member's."""
+    """True: `losses`, `samples` and `parts` are those of all virtual shards, not only of this member's."""
+    parts: Parts = NO_PARTS
+    """What the gradients of single passes tell of their noise."""
 
 
 @dataclass(frozen=True, slots=True)

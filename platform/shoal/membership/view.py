@@ -59,6 +59,14 @@ class Lease:
     snapshot: bool = False
     progress: tuple[float, float] = (0.0, 0.0)
     """Share of the budget that is used before the step, and when it is done: what the learning rate follows."""
+    places: int | None = None
+    """Samples of each virtual shard that are trained on; None: all that are read."""
+
+    @property
+    def shard_size(self) -> int:
+        """Samples of each virtual shard that are trained on."""
+        first, last = self.shards
+        return self.places or (self.stop - self.start) // (last - first)
 
 
 def lease(view: View, member: MemberId, step: int, *, course: Course, virtual_shards: int) -> Lease:
@@ -73,4 +81,5 @@ def lease(view: View, member: MemberId, step: int, *, course: Course, virtual_sh
         start=first + mine.start * per_shard,
         stop=first + mine.stop * per_shard,
         progress=(course.progress(step - 1), course.progress(step)),
+        places=course.batch(step) // virtual_shards,
     )

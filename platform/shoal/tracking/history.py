@@ -13,7 +13,12 @@ from typing import Any
 from shoal.tracking.ledger import Entry
 
 PARTS = ("data_wait_s", "compute_s", "communicate_s", "update_s")
-COLUMNS = ("step", "time", "loss", "lr", "grad_norm", "workers", "samples_per_s", "tokens_per_s", "step_s", *PARTS)
+SIZES = ("batch", "noise_scale", "critical_batch")
+COLUMNS = (
+    *("step", "time", "loss", "lr", "grad_norm", "workers", "samples_per_s", "tokens_per_s", "step_s"),
+    *PARTS,
+    *SIZES,
+)
 SMOOTHING_STEPS = 50
 """Width of the smoothing of the loss curve; a thirtieth of the run where that is less."""
 
@@ -99,7 +104,7 @@ def _running_mean(values: Iterable[float], span: float) -> array[float]:
 def thin(columns: dict[str, array[float]], most: int) -> list[dict[str, Any]]:
     """Means of each column over at most `most` equal ranges of rows; `low` and `high` bound the loss in each range.
 
-    `step`, `time` and `workers` are those of the last row of a range.
+    `step`, `time`, `workers` and `batch` are those of the last row of a range.
     """
     rows = len(columns["step"])
     parts = min(rows, most)
@@ -107,7 +112,7 @@ def thin(columns: dict[str, array[float]], most: int) -> list[dict[str, Any]]:
     out = []
     for a, b in itertools.pairwise(edges):
         row: dict[str, Any] = {name: _mean(column[a:b]) for name, column in columns.items()}
-        row |= {name: columns[name][b - 1] for name in ("step", "time", "workers")}
+        row |= {name: columns[name][b - 1] for name in ("step", "time", "workers", "batch")}
         finite = [x for x in columns["loss"][a:b] if math.isfinite(x)]
         row |= {"low": min(finite, default=math.nan), "high": max(finite, default=math.nan)}
         out.append(row)

@@ -27,6 +27,11 @@ PER_STEP = {"loss": "train/loss", "lr": "train/learning_rate", "grad_norm": "tra
 RATES = {"samples_per_s": "work/samples_per_s", "tokens_per_s": "work/tokens_per_s"}
 TIMES = {f"{part}_s": f"work/{part}_s" for part in ("step", "data_wait", "compute", "communicate", "update")}
 WORKERS = "work/workers"
+LATEST = {
+    "workers": WORKERS, "batch": "train/batch_size", "noise_scale": "train/noise_scale",
+    "critical_batch": "train/critical_batch",
+}  # fmt: skip
+"""What hardly changes from step to step: its value at the end of the second."""
 CHANGES = {what: f"work/{what}_s" for what in ("join", "leave", "loss", "hang")}
 """Seconds that the members who stayed did no step, for each kind of change of the membership."""
 COSTS = {f"{part}_s": f"work/{part}_s" for part in PARTS}
@@ -152,8 +157,9 @@ def _second(commits: list[Entry], progress: Progress) -> list[Point]:
         if known:
             mean = sum(w * float(c[name]) for w, c in zip(weights, known, strict=True)) / sum(weights)
             out.append(Point(key, mean, _ms(last), last["step"]))
-    if last.get("workers") is not None:
-        out.append(Point(WORKERS, float(last["workers"]), _ms(last), last["step"]))
+    for name, key in LATEST.items():
+        if last.get(name) is not None:
+            out.append(Point(key, float(last[name]), _ms(last), last["step"]))
     return out
 
 

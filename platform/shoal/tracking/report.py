@@ -185,13 +185,15 @@ def _event(entry: Entry) -> dict[str, Any]:
     elif kind == "resume":
         text = f"went on after step {entry['from_step']}"
         text += f" from {entry['checkpoint']}" if entry.get("checkpoint") else ""
+    elif kind == "batch":
+        text = f"batches of {entry['size']} from step {entry['step']}"
     elif kind == "scale":
         text = f"{entry['min']} to {entry['max']} workers from now on"
     elif kind == "end":
         text = str(entry["status"])
     else:
         text = f"job {str(entry.get('job_digest') or '')[:12]}"
-    return {"time": entry["time"], "kind": kind, "text": text, "reason": entry.get("reason") or ""}
+    return {"time": entry["time"], "kind": kind, "text": text, "reason": entry.get("reason") or entry.get("why") or ""}
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from shoal.data.sources import resolve
 from shoal.errors import ConfigError, Interrupted
 from shoal.job import Job
 from shoal.job.fields import flatten
+from shoal.job.growth import grows_on_the_way
 from shoal.job.recipe import shown
-from shoal.job.steps import positions_of, total_steps
+from shoal.job.steps import foreseen, positions_of, total_steps
 from shoal.job.store import decides, job_digest
 from shoal.launch.prepare import fresh_name
 from shoal.launch.signals import StopRequests
@@ -108,8 +109,9 @@ def check_sweep(recipe: SweepRecipe, options: SweepOptions) -> Checked:
         raise ConfigError(
             f"trials are compared by {sweep.metric}, but {job.name} has no validation data; set data.validation"
         )
-    steps = total_steps(job, sources.train.samples)
-    samples = float(positions_of(job, steps).total)
+    steps = foreseen(total_steps(job, sources.train.samples))
+    known = steps is not None and not grows_on_the_way(job)
+    samples = float(positions_of(job, steps).total) if steps is not None and known else None
     check_amounts(sweep, job, samples, steps)
     base = Base(
         job=job,
@@ -121,7 +123,7 @@ def check_sweep(recipe: SweepRecipe, options: SweepOptions) -> Checked:
         keep_all=isinstance(sweep.search, Population),
         workers=_workers(sweep, job),
     )
-    return Checked(sweep, base, {"samples": samples, "steps": float(steps)}.get(sweep.resource))
+    return Checked(sweep, base, {"samples": samples, "steps": steps}.get(sweep.resource))
 
 
 def _workers(sweep: Sweep, job: Job) -> tuple[int, int]:

@@ -107,16 +107,16 @@ class Worker:
         self._stint = Stint(outfit, job, estate, store, facts)
         return facts
 
-    def warm_up(self, run: str, feed: Any, position: int) -> None:
-        """One dry step on the samples from `position` on, alone: what only the first step costs is paid before the
-        others have to wait for it. Leaves no trace in the state."""
+    def warm_up(self, run: str, feed: Any, position: int, shard_size: int) -> None:
+        """One dry step on `shard_size` samples from `position` on, alone: what only the first step costs is paid before
+        the others have to wait for it. Leaves no trace in the state."""
         from shoal.data.reader import train_reader
         from shoal.worker.warming import dry_step
 
         stint = self._serving(run)
         dry_step(
             stint.estate.engine, stint.job, stint.outfit.member, stint.store, stint.facts.rendezvous,
-            train_reader(feed, stint.outfit.mixture), position,
+            train_reader(feed, stint.outfit.mixture), (position, position + shard_size),
         )  # fmt: skip
 
     def run_view(self, run: str, order: ViewOrder, links: Links) -> ViewEnd:

@@ -19,6 +19,7 @@ from shoal.errors import NOT_FINITE, TaskError
 from shoal.job import Job
 from shoal.membership.messages import Held, Progress, StepReport, ViewOrder
 from shoal.membership.view import Lease, MemberId
+from shoal.optim.batch_rules import rate_scale
 from shoal.optim.schedules import learning_rate
 from shoal.state.layout import Shard
 from shoal.state.writer import AsyncShardWriter
@@ -110,7 +111,8 @@ class Loop:
 
     def _train(self, work: Work) -> StepReport:
         lease, job, engine = work.lease, self.job, self.engine
-        rate = learning_rate(job.optimizer.lr, job.schedule, lease.progress[1])
+        size = lease.shard_size * job.batch.virtual_shards
+        rate = learning_rate(job.optimizer.lr, job.schedule, lease.progress[1]) * rate_scale(job, size)
         losses, each = self._accumulate(work)
         self._at("update")
         engine.note(split(work.digests))
@@ -136,6 +138,7 @@ class Loop:
             sources=self._by_source(lease, each),
             progress=lease.progress[1],
             whole=bool(whole),
+            parts=engine.step_parts(),
         )
 
     def _accumulate(self, work: Work) -> tuple[list[tuple[int, torch.Tensor]], list[torch.Tensor]]:
@@ -146,7 +149,7 @@ class Loop:
             view.bounds(batch.virtual_shards),
             view.rank(self.order.member),
             merge=bool(engine.merges_shards),
-            shard_size=batch.shard_size,
+            shard_size=lease.shard_size,
             micro_limit=batch.micro_limit,
             equal=engine.equal_micro_batches,
         )
@@ -155,7 +158,7 @@ class Loop:
         for i, micro in enumerate(micro_batches):
             self._at("compute")
             first, last = micro.shards
-            low, high = ((s - lease.shards[0]) * batch.shard_size for s in (first, last))
+            low, high = ((s - lease.shards[0]) * lease.shard_size for s in (first, last))
             seed_shard(self.job.seed, lease.step, first)
             loss = engine.micro_step(
                 to_device(selected.samples, low, high, engine.device),

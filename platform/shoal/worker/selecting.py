@@ -22,7 +22,7 @@ class Selected:
     """What a member trains on in one step."""
 
     samples: Samples
-    """Of its virtual shards, `batch.shard_size` of each."""
+    """Of its virtual shards, `Lease.shard_size` of each."""
     weights: torch.Tensor | None
     """float32 [samples], on the engine's device; None: all weigh 1."""
     scores: tuple[torch.Tensor, ...] = ()
@@ -42,7 +42,7 @@ class Selector:
 
     def select(self, engine: Engine, work: Work, tick: Callable[[], None]) -> Selected:
         """Choose (collective if the engine's passes are). `tick` is called before every pass. Raises TaskError."""
-        spec, lease, places = self._job.data.selection, work.lease, self._job.batch.shard_size
+        spec, lease, places = self._job.data.selection, work.lease, work.lease.shard_size
         candidates = (lease.stop - lease.start) // (lease.shards[1] - lease.shards[0])
         if spec is None or candidates == places:
             return Selected(work.samples, None)

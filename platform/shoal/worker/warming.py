@@ -16,17 +16,18 @@ from shoal.worker.loader import Read
 
 
 def dry_step(
-    engine: Engine, job: Job, member: MemberId, store: Any, rendezvous: str, read: Read, position: int
+    engine: Engine, job: Job, member: MemberId, store: Any, rendezvous: str, read: Read, span: tuple[int, int]
 ) -> None:
-    """One virtual shard, from the samples at `position` to the update, in a group of one; then the initial state again.
+    """One virtual shard, the samples at positions `span`, up to the update, in a group of one; then the initial state
+    again.
 
     Imports, kernels' first calls, DeepSpeed's first engine: seconds that would otherwise pass inside a view.
     Raises TaskError if the user's code fails.
     """
     order = ViewOrder(View(0, (member,)), member, rendezvous, Fresh())
-    size = job.batch.shard_size
-    found = read([(position, position + size)])[0]  # at once, before they are released
-    samples = apply(job.data.augment, found, seed=job.seed, first=position, shard_size=size)
+    size = span[1] - span[0]
+    found = read([span])[0]  # at once, before they are released
+    samples = apply(job.data.augment, found, seed=job.seed, first=span[0], shard_size=size)
     form_group(order, engine.device, store, job.workers.start_s)
     try:
         engine.form(0, 1, (0, 1))

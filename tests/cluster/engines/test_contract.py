@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from shoal.engines import make_engine
+from shoal.engines.factory import build_model
 from shoal.job import Optimizer
 from shoal.job.optimizers import NAMES, RULES
+from shoal.optim.noise import NO_PARTS
 from shoal.optim.optimizers import state_names
 from shoal.state.layout import divide
 from tests.support import engine_tasks as tasks
@@ -127,6 +129,27 @@ def test_unused_and_frozen_parameters(pool: ProcessPool, engine: str) -> None:
         assert difference(outcomes[0].parameters, right) < EXACT
         held = {e.name for shard in state_of(outcomes) for e in shard.extents}
         assert held == set(right), "frozen parameters belong to the state"
+
+
+@each_engine
+def test_the_noise_of_the_gradient_is_measured_in_the_passes_that_there_are(pool: ProcessPool, engine: str) -> None:
+    job = make_job(tasks.Regression(), engine, optimizer=Optimizer(name="sgd", lr=0.05, clip_norm=0.1))
+    model = build_model(job)
+    squares = 0.0
+    for shard in range(8):
+        model.zero_grad()
+        job.task.loss(model, rows(shard * 3, shard * 3 + 3)).backward()
+        squares += sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None)
+    for size, later in (
+        (1, 1),
+        (2, 2),
+        (3, 3),
+    ):  # the first step's shards run one by one, on three members with padding
+        outcomes = pool.run(train, job, (0, 2), members=range(size))
+        first, second = (sum((o.parts[i] for o in outcomes), NO_PARTS) for i in (0, 1))
+        assert (first.count, first.inverse) == (8, pytest.approx(8 / 3))
+        assert first.squares == pytest.approx(squares, rel=1e-4)
+        assert second.count == later
 
 
 def test_a_parameter_that_only_some_samples_use(pool: ProcessPool) -> None:

@@ -53,11 +53,14 @@ def one_digest(pool: ProcessPool, jobs: Sequence[Job], sizes: Sequence[int], ste
         for size in sizes:
             outcomes = pool.run(train, job, (0, steps), members=range(size))
             assert all(o.losses == outcomes[0].losses and o.norms == outcomes[0].norms for o in outcomes)
-            said = [(len(step), {n for n, _ in step}) for step in outcomes[0].losses]
-            assert said == [(job.batch.virtual_shards, {1})] * steps
+            shards = [(len(step), {n for n, _ in step}) for step in outcomes[0].losses]
+            assert shards == [(job.batch.virtual_shards, {1})] * steps
             notes = [tuple(note_of(s + 1, i) for i in range(job.batch.virtual_shards)) for s in range(steps)]
             assert all(o.notes == notes for o in outcomes), "64 bits of each shard reach everybody"
-            seen.add((digest_of(state_of(outcomes)), tuple(outcomes[0].norms), tuple(outcomes[0].losses)))
+            assert all(o.parts == outcomes[0].parts for o in outcomes)
+            assert {p.count for p in outcomes[0].parts} == {job.batch.virtual_shards}
+            said = (tuple(outcomes[0].norms), tuple(outcomes[0].losses), tuple(outcomes[0].parts))
+            seen.add((digest_of(state_of(outcomes)), *said))
     assert len(seen) == 1
     return outcomes
 

@@ -15,6 +15,7 @@ from shoal.data.locating import Place, common_folder, locate, locate_step
 from shoal.data.order import Order
 from shoal.data.training import TrainingData
 from shoal.job.sampling import Curriculum, Source
+from shoal.positions import Positions
 from tests.support.bad_parquet import write
 from tests.support.plain_task import Plain
 
@@ -72,7 +73,7 @@ def test_the_same_samples_that_are_read(folder: Path, tmp_path: Path, kind: str)
     firsts = {"a.parquet": 0, "b.parquet": 45, "c.parquet": 0}
     sources = set()
     for step, samples in enumerate(reading.slices(0, total, [8] * 40), 1):
-        found = locate_step(job, train, step, 40)
+        found = locate_step(job, train, step, Positions.even(8, 40))
         ids = [firsts[Path(at.place.file).name] + 10 * at.place.row_group + at.place.row for at in found]
         assert ids == samples["id"].tolist()
         assert [at.position for at in found] == list(range((step - 1) * 8, step * 8))
@@ -84,9 +85,14 @@ def test_the_same_samples_that_are_read(folder: Path, tmp_path: Path, kind: str)
 def test_epochs_count_from_one(folder: Path) -> None:
     train = TrainingData.of(read_catalog(str(folder), ["id"]))
     job = job_on(shoal.Data(train=str(folder)))
-    assert {at.epoch for at in locate_step(job, train, 1, 40)} == {1}
-    assert [at.epoch for at in locate_step(job, train, 10, 40)] == [1] * 3 + [2] * 5
-    seen = [at.place for step in range(1, 11) for at in locate_step(job, train, step, 40) if at.epoch == 1]
+    assert {at.epoch for at in locate_step(job, train, 1, Positions.even(8, 40))} == {1}
+    assert [at.epoch for at in locate_step(job, train, 10, Positions.even(8, 40))] == [1] * 3 + [2] * 5
+    seen = [
+        at.place
+        for step in range(1, 11)
+        for at in locate_step(job, train, step, Positions.even(8, 40))
+        if at.epoch == 1
+    ]
     assert len(seen) == len(set(seen)) == 75
 
 

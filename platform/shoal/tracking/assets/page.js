@@ -50,6 +50,7 @@ function specification() {
     {id: "loss", title: "Loss", wide: true, canLog: true, cut: true, series: [band, line("smooth", "training, smoothed", "blue"), validation]},
     {id: "lr", title: "Learning rate", zero: true, series: [line("lr", "learning rate", "purple")]},
     {id: "norm", title: "Gradient norm", zero: true, cut: true, series: [line("grad_norm", "before clipping", "teal")]},
+    {id: "batch", title: "Batch size", unit: "samples", zero: true, cut: true, series: [line("batch", "batch", "purple", "stairs"), line("noise_scale", "gradient noise scale", "orange"), line("critical_batch", "critical batch", "gray")]},
     {id: "speed", title: "Speed", unit: "samples/s", zero: true, series: [line("samples_per_s", "samples/s", "green")]},
     {id: "workers", title: "Workers", unit: data.views.length > 1 ? "dashed: a new view" : "", zero: true, whole: true, series: [line("workers", "members of the view", "purple", "stairs")]},
     {id: "parts", title: "Where a step's time goes", unit: "seconds per step", wide: true, zero: true, cut: true, series: stack()},
