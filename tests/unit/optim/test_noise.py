@@ -27,7 +27,6 @@ def step(random: np.random.Generator, true: np.ndarray, spread: float, bounds: l
 
 
 @settings(deadline=None, max_examples=30)
-@settings(deadline=None)
 @given(
     seed=st.integers(0, 1 << 30),
     scale=st.sampled_from([2.0, 16.0, 100.0]),
