@@ -1,6 +1,6 @@
 """Which schedule, peak rate and batch size, for the budget of `jobs/gpt.py`? About three minutes on two cores.
 
-The first trial is that job as it is: what the others have to beat. Bad ones end after an eighth of the budget.
+The first trial is that job as it is: what the others have to beat. Bad ones end after a sixth of the budget.
 """
 
 import shoal
@@ -28,6 +28,6 @@ sweep = Sweep(
             "schedule.final": 0.05,
         },
     ),
-    stop_early=ASHA(grace=1200, reduction=3),
-    trials=9,
+    stop_early=ASHA(grace=1600, reduction=3),
+    trials=8,
 )
