@@ -1,28 +1,28 @@
-"""One Ray cluster per module: starting one costs seconds, sharing one across modules would hide what a run leaves."""
+"""One Ray cluster, with warm workers, for all modules; those that need another one take it down."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
+from tests.support.shared_cluster import SHARED
+
+
+@pytest.fixture(scope="session")
+def _shared() -> Iterator[None]:
+    yield
+    SHARED.down()
+
 
 @pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    """Six logical CPUs on this machine; runs started in the test join it."""
-    import ray
+def ray_cluster(_shared: None) -> None:
+    """Logical CPUs on this machine and a pool; runs started in the test join it, and take their workers from the pool
+    unless they say `pool=None`."""
+    SHARED.up()
 
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    # Workers unpickle tasks that are defined in tests/.
-    paths = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
-    ray.init(
-        num_cpus=6,
-        object_store_memory=300 << 20,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=40,
-        runtime_env={"env_vars": {"PYTHONPATH": paths}},
-    )
-    yield
-    ray.shutdown()
+
+@pytest.fixture(scope="module")
+def no_cluster() -> None:
+    """For tests that start a cluster of their own: this process is not connected to any."""
+    SHARED.down()

@@ -28,7 +28,7 @@ DEADLINE_S = 60.0
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
+def cluster(no_cluster: None) -> Iterator[None]:
     ray.init(num_cpus=3, include_dashboard=False, object_store_memory=300 << 20, log_to_driver=False)
     yield
     ray.shutdown()

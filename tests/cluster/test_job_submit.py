@@ -51,7 +51,7 @@ def wait_for(what: str, found: Callable[[], object], deadline_s: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def head(no_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A Ray head with its dashboard; yields the environment for clients."""
     gcs, dashboard, agent, client, metrics = free_ports(5)
     session = tmp_path_factory.mktemp("r")

@@ -102,7 +102,7 @@ def test_a_worker_that_is_killed_while_it_is_lent_is_replaced(
     outcome, _ = run(job(task=task, workers=shoal.Workers(min=2, max=2)), runs, pool=pool.name)
     assert result(outcome) == cold
     assert len([e for e in ledger(outcome) if e["kind"] == "loss"]) == 1
-    pool.wait_until_warm(2, 60)
+    pool.warm_up(2)
     assert len({w.id for w in pool.status().workers} & before) == 1
     zero = shoal.Engine(name="zero", stage=3)
     again, _ = run(job(engine=zero, workers=shoal.Workers(min=2, max=2)), runs, pool=pool.name)

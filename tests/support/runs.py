@@ -15,6 +15,7 @@ from shoal.launch.api import RunOptions, run_job
 from shoal.run_folder import RunFolder
 from shoal.tracking.ledger import effective, read
 from tests.support.sabotage import Digits
+from tests.support.shared_cluster import SHARED
 
 
 @dataclass
@@ -64,8 +65,10 @@ def digits(task: shoal.Task | None = None, **changes: Any) -> shoal.Job:
 def run(
     job: shoal.Job, runs: Path, *, interrupt_at: int | None = None, listener: Listener | None = None, **options: Any
 ) -> tuple[Outcome, Listener]:
-    """Run `job` with its folder under `runs`; press Ctrl-C after step `interrupt_at`."""
+    """Run `job` with its folder under `runs`; press Ctrl-C after step `interrupt_at`. Its workers are warm ones of the
+    shared pool; `pool=None`: processes of its own."""
     listener = listener or Listener(interrupt_at=interrupt_at)
+    options.setdefault("pool", SHARED.pool_for(job))
     return run_job(job, options=RunOptions(runs_dir=runs, **options), display=listener), listener
 
 

@@ -7,13 +7,16 @@ has, and hears what it may have and what is lent to it. A word that is lost cost
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+import traceback
+from collections import Counter
 from contextlib import suppress
 
 import ray
 
 from shoal.pool.berths import Berths
-from shoal.pool.division import Claim, Share, divide, next_to_get
+from shoal.pool.division import Claim, Share, divide, next_to_get, provide
 from shoal.pool.shells import Shells
 from shoal.pool.spec import NAMESPACE, Answer, Ask, Claimant, Lent, PoolSpec, PoolStatus, RunInPool, WorkerInPool
 from shoal.pool.spec import pool_name as name_of
@@ -36,6 +39,7 @@ class Pool:
 
     def __init__(self, spec: PoolSpec) -> None:
         self._spec = spec
+        self._warm = {spec.kind: spec.workers if spec.warm is None else spec.warm}
         self._claimants: dict[str, Claimant] = {}
         self._weights: dict[str, float] = {}
         self._arrivals = 0
@@ -52,6 +56,8 @@ class Pool:
         """Begin to start workers, if that is not done; returns what the pool is."""
         if not self._background:
             self._background = [asyncio.ensure_future(c) for c in (self._berths.take_in(), self._mind())]
+            for task in self._background:
+                task.add_done_callback(_must_go_on)
             self._settle()
             self._shells.keep_warm()
         return self._spec
@@ -132,11 +138,20 @@ class Pool:
                 claimant.hear(claimant.ask, Claim(claimant.ask.run, claimant.ask.sizes, weight=weight), claimant.at)
         self._settle()
 
+    async def warm(self, count: int, kind: Kind) -> None:
+        """From now on have `count` processes of that kind warm. Those of another kind that are at rest make way."""
+        self._warm = {kind: count}
+        others = [b for b in self._berths.free() if b.kind != kind]
+        room = self._spec.workers - len(self._berths.all)
+        for berth in others[: max(0, count - self._berths.kinds()[kind] - room)]:
+            self._berths.discard(berth)
+        self._settle()
+
     async def status(self) -> PoolStatus:
         """Who has what."""
         ids = {c.ask.run: c.ask.run_id for c in self._claimants.values()}
         workers = tuple(
-            WorkerInPool(b.id, b.state, ids.get(b.run or ""), b.lendings) for b in self._berths.all.values()
+            WorkerInPool(b.id, b.kind, b.state, ids.get(b.run or ""), b.lendings) for b in self._berths.all.values()
         )
         runs = tuple(
             RunInPool(c.ask.run_id, len(self._berths.of(run)), share.count, share.reason, c.claim.weight)
@@ -155,36 +170,52 @@ class Pool:
     # What it does ----------------------------------------------------------------------------------------------------
 
     def _settle(self) -> None:
-        """Divide, lend what is free, ask for places, and tell everyone for whom something has changed."""
+        """Divide, lend what is free, have processes started, and tell everyone for whom something has changed."""
         claims = [c.claim for c in self._claimants.values()]
         held = {c.run: len(self._berths.of(c.run)) for c in claims}
         self._shares = divide(self._spec.workers - self._berths.stuck(STUCK_S), claims, held)
         for claim in next_to_get(claims, self._shares, held):
             self._lend(claim, self._shares[claim.run].count - held[claim.run])
-        warm = self._spec.workers if self._spec.warm is None else self._spec.warm
-        hoped = divide(self._spec.workers, claims, held)
-        self._berths.have(min(self._spec.workers, max(warm, sum(s.count for s in hoped.values()))))
+        self._provide(claims)
         for claimant in self._claimants.values():
             self._tell(claimant)
 
     def _lend(self, claim: Claim, count: int) -> None:
-        """Lend up to `count` of what is free. If only processes of another kind are, they make way for new ones."""
+        """Lend up to `count` of what is free and of the right kind."""
         claimant = self._claimants[claim.run]
-        fitting = self._berths.free(claimant.ask.kind)[:count]
-        for berth in fitting:
+        for berth in self._berths.free(claimant.ask.kind)[:count]:
             self._berths.lend(berth, claim.run, claimant.answer.number + 1)
-        lacking = count - len(fitting) - self._berths.asked
-        others = [b for b in self._berths.free() if b.state == "idle"]
-        if len(self._berths.all) + self._berths.asked >= self._spec.workers:
-            for berth in others[: max(0, lacking)]:
+
+    def _provide(self, claims: list[Claim]) -> None:
+        """Have the processes that will be lent; the cluster may not have granted their places yet."""
+        held = {c.run: len(self._berths.of(c.run)) for c in claims}
+        hoped = divide(self._spec.workers, claims, held)
+        lacking: Counter[Kind] = Counter()
+        for claim in claims:
+            lacking[self._claimants[claim.run].ask.kind] += max(0, hoped[claim.run].count - held[claim.run])
+        at_rest = [b for b in self._berths.free() if b.state == "idle"]
+        wanted = provide(
+            most=self._spec.workers,
+            warm=self._warm,
+            lacking=lacking,
+            there=self._berths.kinds(),
+            coming=Counter(b.kind for b in self._berths.all.values() if b.state == "resting"),
+            idle=Counter(b.kind for b in at_rest),
+        )
+        for kind, count in wanted.discard.items():
+            for berth in [b for b in at_rest if b.kind == kind][:count]:
                 self._berths.discard(berth)
+        self._berths.have(wanted.processes)
 
     def _next_kind(self) -> Kind:
         """What the next process is to be made ready for: for whoever will get it."""
         claims = [c.claim for c in self._claimants.values()]
         held = {c.run: len(self._berths.of(c.run)) for c in claims}
         due = next_to_get(claims, self._shares, held) if self._shares.keys() >= held.keys() else []
-        return self._claimants[due[0].run].ask.kind if due else self._spec.kind
+        if due:
+            return self._claimants[due[0].run].ask.kind
+        there = self._berths.kinds()
+        return next((kind for kind, count in self._warm.items() if there[kind] < count), self._spec.kind)
 
     def _tell(self, claimant: Claimant) -> None:
         run = claimant.ask.run
@@ -205,6 +236,13 @@ class Pool:
                     self._forget(run)
             self._settle()
             self._shells.keep_warm()
+
+
+def _must_go_on(task: asyncio.Task[None]) -> None:
+    """A pool without its watch would leave runs waiting for ever; one that is gone ends them with a reason."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        traceback.print_exception(error)
+        os._exit(1)
 
 
 def _is_there(claimant: Claimant) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -75,6 +76,10 @@ class Berths:
         """What can be lent, to a run of that kind: first what is ready."""
         found = [b for b in self.all.values() if b.run is None and b.state in ("idle", "starting")]
         return sorted((b for b in found if kind in (None, b.kind)), key=lambda b: b.state != "idle")
+
+    def kinds(self) -> Counter[Kind]:
+        """How many there are of each kind."""
+        return Counter(b.kind for b in self.all.values())
 
     async def take_in(self) -> None:
         """For ever: start a process on every place that the cluster grants."""

@@ -6,8 +6,9 @@ otherwise needs them, or they are free.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from shoal.errors import ConfigError
 
@@ -90,6 +91,42 @@ def next_to_get(claims: Iterable[Claim], shares: Mapping[str, Share], held: Mapp
         return has >= claim.low, 0.0 if has < claim.low else has / claim.weight, claim.since
 
     return sorted(short, key=rank)
+
+
+@dataclass(frozen=True, slots=True)
+class Provision:
+    """How many processes a pool is to have, and what makes way for them."""
+
+    processes: int
+    discard: Mapping[Hashable, int]
+    """So many of those at rest, by kind."""
+
+
+def provide(
+    *,
+    most: int,
+    warm: Mapping[Any, int],
+    lacking: Mapping[Any, int],
+    there: Mapping[Any, int],
+    coming: Mapping[Any, int],
+    idle: Mapping[Any, int],
+) -> Provision:
+    """How many processes to have, never more than `most`. All arguments: how many of each kind.
+
+    `warm`: are to be kept, as far as there is room. `lacking`: are allotted to runs that do not have them; those that
+    are `coming` to rest will do. Where there is no room for these, `idle` ones of kinds that nobody lacks make way.
+    `there`: exist, whatever they do.
+    """
+    missing = {kind: max(0, count - coming.get(kind, 0)) for kind, count in lacking.items()}
+    total = sum(there.values())
+    spare = {kind: max(0, count - there.get(kind, 0) - missing.get(kind, 0)) for kind, count in warm.items()}
+    over = total + sum(missing.values()) - most
+    discard: dict[Hashable, int] = {}
+    for kind, count in idle.items():
+        if over > 0 and not lacking.get(kind):
+            discard[kind] = min(count, over)
+            over -= discard[kind]
+    return Provision(min(most, total + sum(missing.values()) + sum(spare.values())), discard)
 
 
 def _seat(total: int, claims: Sequence[Claim], held: Mapping[str, int]) -> tuple[list[Claim], list[tuple[Claim, str]]]:

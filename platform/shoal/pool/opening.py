@@ -13,9 +13,11 @@ from shoal.errors import CapacityError, ConfigError
 from shoal.job import Job
 from shoal.launch.cluster import Connection, Local, connect
 from shoal.pool.spec import NAMESPACE, PoolSpec, PoolStatus, pool_name
+from shoal.worker.outfit import Kind
 
 ANSWER_S = 60.0
 CLOSE_S = 30.0
+WARM_S = 300.0
 LOOK_S = 0.05
 AHEAD_MB = 512
 """Blocks of data that may wait, on a local cluster that is started for a pool."""
@@ -25,9 +27,14 @@ AHEAD_MB = 512
 class OpenPool:
     """A pool that is open. Runs name it: `RunOptions(pool=pool.name)`."""
 
-    name: str
+    spec: PoolSpec
     connection: Connection
     _actor: Any
+
+    @property
+    def name(self) -> str:
+        """By which runs name it."""
+        return self.spec.name
 
     def status(self) -> PoolStatus:
         """Who has what."""
@@ -41,12 +48,19 @@ class OpenPool:
 
         ray.get(self._actor.weigh.remote(run_id, weight), timeout=ANSWER_S)
 
-    def wait_until_warm(self, workers: int, timeout_s: float, *, coordinators: int = 0) -> None:
-        """Wait until so many workers are at rest or lent, and so many coordinators free. Raises CapacityError."""
+    def warm_up(
+        self, workers: int, *, job: Job | None = None, coordinators: int = 0, timeout_s: float = WARM_S
+    ) -> None:
+        """Wait until so many workers are at rest, of the kind that `job` needs (default: the pool's own), and so many
+        coordinators free. Raises CapacityError if that takes longer."""
+        import ray
+
+        kind = Kind.of(job) if job is not None else self.spec.kind
+        ray.get(self._actor.warm.remote(workers, kind), timeout=ANSWER_S)
         deadline = time.monotonic() + timeout_s
         while True:
             status = self.status()
-            there = sum(w.state in ("idle", "lent") for w in status.workers)
+            there = sum(w.state == "idle" and w.kind == kind for w in status.workers)
             if there >= workers and status.coordinators >= coordinators:
                 return
             if time.monotonic() > deadline:
@@ -81,7 +95,7 @@ def open_pool(spec: PoolSpec, *, address: str | None = None) -> Iterator[OpenPoo
         actor: Any = ray.remote(Pool).options(**options, scheduling_strategy=place).remote(spec)
         try:
             ray.get(actor.open.remote(), timeout=ANSWER_S)
-            yield OpenPool(spec.name, connection, actor)
+            yield OpenPool(spec, connection, actor)
         finally:
             with suppress(ray.exceptions.RayError):  # gone or stuck: its workers notice, too
                 ray.get(actor.close.remote(), timeout=CLOSE_S)

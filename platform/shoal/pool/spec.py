@@ -125,6 +125,7 @@ class WorkerInPool:
     """One worker of a pool, for people and tests."""
 
     id: str
+    kind: Kind
     state: str
     """starting, idle, lent, resting."""
     run_id: str | None

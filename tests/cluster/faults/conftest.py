@@ -58,13 +58,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def train(runs: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Train:
-    """Run a job with faults; every sample once, every fault has happened, and the result's digest."""
+    """Run a job with faults, in warm processes unless `pool=None`; every sample once, every fault has happened, and the
+    result's digest."""
     request.getfixturevalue("ray_cluster")
 
     def go(engine: str, *faults: Fault, **changes: Any) -> Result:
-        listener, name = changes.pop("listener", None), changes.pop("name", None)
+        options = {key: changes.pop(key) for key in ("listener", "name", "pool") if key in changes}
         task = Faulty(faults=faults, folder=str(tmp_path)) if faults else None
-        outcome, heard = run(job(engine, task, **changes), runs, listener=listener, name=name)
+        outcome, heard = run(job(engine, task, **changes), runs, **options)
         assert outcome.status == "finished", outcome.error
         unseen = [f for f in faults if not f.mark(str(tmp_path)).exists()]
         assert not unseen, f"never happened: {unseen}"

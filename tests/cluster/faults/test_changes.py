@@ -43,14 +43,18 @@ def test_scaled_up_and_down_in_a_live_run(train: Train, undisturbed: Result, eng
     assert not result.entries("loss")
 
 
-@pytest.mark.parametrize("engine", ["replicated", "zero2"])
-def test_a_killed_coordinator_finds_its_run_again(train: Train, undisturbed: Result, engine: str) -> None:
+@pytest.mark.parametrize(("engine", "alone"), [("replicated", False), ("zero2", True)])
+def test_a_killed_coordinator_finds_its_run_again(train: Train, undisturbed: Result, engine: str, alone: bool) -> None:
+    """`alone`: without a pool."""
+
     def act(coordinator: Any) -> None:
         pid = ray.get(coordinator.__ray_call__.remote(lambda self: os.getpid()))
         os.kill(pid, signal.SIGKILL)
 
     conductor = Conductor(act)
-    result = train(engine, listener=conductor, workers=shoal.Workers(min=2, max=2), budget=shoal.Budget(steps=LONG))
+    options = {"pool": None} if alone else {}
+    two, steps = shoal.Workers(min=2, max=2), shoal.Budget(steps=LONG)
+    result = train(engine, listener=conductor, workers=two, budget=steps, **options)
     assert conductor.error is None, conductor.error
     assert (result.losses, result.state) == (undisturbed.losses, undisturbed.state)
     assert len(result.entries("revived")) == 1

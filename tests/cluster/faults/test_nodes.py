@@ -26,7 +26,7 @@ LONG = 800
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[Any]:
+def nodes(no_cluster: None) -> Iterator[Any]:
     """A head without places for workers, and the means to add nodes."""
     from ray.cluster_utils import Cluster
 

@@ -33,7 +33,7 @@ def test_another_model_is_refused(ray_cluster: None, tmp_path: Path) -> None:
     job = digits(
         Changing(marker=str(marker)), budget=shoal.Budget(steps=1_000_000), failures=shoal.Failures(max_failures=0)
     )
-    outcome, heard = run(job, tmp_path / "runs", listener=conductor)
+    outcome, heard = run(job, tmp_path / "runs", listener=conductor, pool=None)
     assert conductor.error is None, conductor.error
     assert outcome.status == "stopped", outcome.error
     (entry,) = [e for e in ledger(outcome) if e["kind"] == "loss"]

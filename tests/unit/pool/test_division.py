@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.errors import ConfigError
-from shoal.pool.division import Claim, Share, divide, next_to_get, useful_sizes
+from shoal.pool.division import Claim, Share, divide, next_to_get, provide, useful_sizes
 
 pytestmark = pytest.mark.unit
 
@@ -60,6 +62,23 @@ def test_the_next_worker_goes_first_to_who_cannot_run_yet() -> None:
     claims = [claim("a", 1, 4, 1), claim("b", 2, 4, 2), claim("c", 1, 4, 3)]
     shares = {run: Share(3, "") for run in "abc"}
     assert [c.run for c in next_to_get(claims, shares, {"a": 1, "b": 1, "c": 3})] == ["b", "a"]
+
+
+def test_processes_are_started_for_who_lacks_them_and_others_make_way_only_where_there_is_no_room() -> None:
+    def wanted(there: dict[str, int], lacking: dict[str, int], **of: dict[str, int]) -> tuple[int, dict[Any, int]]:
+        kinds: dict[str, dict[str, int]] = {"coming": {}, "idle": {}, "warm": {"exact": 1}, **of}
+        found = provide(most=4, there=there, lacking=lacking, **kinds)
+        return found.processes, dict(found.discard)
+
+    two, four = {"exact": 2}, {"exact": 4}
+    assert wanted({}, {}) == (1, {}), "one is kept warm"
+    assert wanted({}, {"fast": 2}) == (3, {})
+    assert wanted({}, {"fast": 4}) == (4, {}), "as far as there is room"
+    assert wanted({"fast": 2}, {"fast": 2}, coming={"fast": 2}, warm={}) == (2, {}), "those that come to rest will do"
+    assert wanted(two, {"fast": 2}, idle=two) == (4, {}), "there is room for both"
+    assert wanted(four, {"fast": 2}, idle={"exact": 3}) == (4, {"exact": 2})
+    assert wanted(four, {"fast": 2, "exact": 1}, idle={"exact": 1}) == (4, {}), "it is lacked itself"
+    assert wanted({"fast": 4}, {}, idle={"fast": 4}) == (4, {}), "to be kept warm, nobody has to make way"
 
 
 @pytest.mark.parametrize(("sizes", "weight"), [((), 1.0), ((0, 1), 1.0), ((2, 1), 1.0), ((1,), 0.0)])
