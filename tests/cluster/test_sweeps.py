@@ -64,7 +64,7 @@ def test_a_failed_trial_does_not_end_the_sweep(tmp_path: Path) -> None:
     assert state.best is not None
     assert [(p.step, p.samples) for p in state.best.curve] == [(8, 256)]
     assert {row.metric for row in state.rows if row.status == "finished"} == {state.best.best}
-    assert repr(read_sweep(Path(state.folder) / FILE).best) == repr(state.best)
+    assert [row.curve for row in read_sweep(Path(state.folder) / FILE).rows] == [row.curve for row in state.rows]
     best = load_recipe(Path(state.folder) / BEST).job
     assert best.task.step == state.best.fields["task.step"]  # type: ignore[attr-defined]
 
@@ -74,6 +74,7 @@ def test_a_bad_trial_is_stopped_early_and_quickly(tmp_path: Path) -> None:
     """One after another, so that it is known who is compared with whom. The first is the yardstick."""
     job = digits(
         budget=shoal.Budget(steps=2000),
+        workers=shoal.Workers(min=1, max=1),
         evaluation=shoal.Evaluation(every=100, samples=64),
         checkpoints=shoal.Checkpoints(every=None, export=False),
     )
@@ -141,7 +142,8 @@ def test_a_killed_sweep_goes_on_where_its_trials_were(tmp_path: Path) -> None:
     first = state.rows[0]
     assert first.runs == ["killed-00"], "the same run, from its checkpoint"
     entries = read(RunFolder(Path(first.folder)).ledger)[0]
-    (resumed,) = [e["from_step"] for e in entries if e["kind"] == "resume"]
+    # A dying view may have tried once more before its process was gone, too.
+    *_, resumed = [e["from_step"] for e in entries if e["kind"] == "resume"]
     assert resumed >= 200
     steps = [e["step"] for e in effective(entries) if e["kind"] == "commit"]
     assert steps == list(range(1, 3001))
