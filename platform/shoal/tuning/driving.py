@@ -17,13 +17,14 @@ from shoal.tracking.ledger import tail
 from shoal.tuning.orders import Ended
 from shoal.tuning.rules import Rule
 from shoal.tuning.search import Suggestions
-from shoal.tuning.spec import Population
 from shoal.tuning.sweeping import Sweeping
 from shoal.tuning.trainable import SAID, TrialActor
-from shoal.tuning.trial import END_S, Base, kill_run, stop_run
+from shoal.tuning.trial import Base, kill_run, stop_run
 from shoal.tuning.trials import SweepState
 
 SHOW_S = 0.5
+END_S = 180.0
+"""How long runs that were asked to end may take for their last checkpoints."""
 ASK_AGAIN_S = 2.0
 """Between two requests to end: a run may only have begun in the meantime."""
 ACTOR_RETRIES = 1
@@ -55,16 +56,15 @@ class SweepDisplay(Protocol):
 def drive(sweeping: Sweeping, base: Base, connection: Connection, display: SweepDisplay, stop: StopRequests) -> None:
     """Run trials until there are no more, or the sweep closes. Raises Interrupted if the user asks twice."""
     quiet_tune()
-    population = isinstance(sweeping.sweep.search, Population)
     trainable = tune.with_resources(
-        tune.with_parameters(TrialActor, base=base, keeps_training=population),
+        tune.with_parameters(TrialActor, base=base),
         tune.PlacementGroupFactory([{_own_resource(connection): TO_THE_NODE}]),
     )
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=Suggestions(sweeping),
-            scheduler=Rule(sweeping),
+            scheduler=Rule(sweeping, lambda run, reason: stop_run(run, reason, save=False)),
             # More than there will be: the searcher says when it has no more.
             num_samples=len(sweeping.state.rows) + sweeping.left + 1,
             reuse_actors=True,
@@ -96,7 +96,7 @@ def _folder_of(trial: Any) -> str:
 
 
 class _Emptied(tune.Stopper):
-    """Ends Tune's loop when the sweep is closing and nothing trains any more; trials that wait for others are left."""
+    """Ends Tune's loop when the sweep is closing and nothing trains any more, whatever Tune still waits for."""
 
     def __init__(self, sweeping: Sweeping) -> None:
         self._sweeping = sweeping

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from ray import tune
 from ray.tune.schedulers import (
     AsyncHyperBandScheduler,
     FIFOScheduler,
-    HyperBandScheduler,
     MedianStoppingRule,
     PopulationBasedTraining,
     TrialScheduler,
@@ -20,7 +21,6 @@ from shoal.tuning.space import Choice
 from shoal.tuning.spec import ASHA, HyperBand, Median, Population, Sweep
 from shoal.tuning.sweeping import Sweeping
 from shoal.tuning.trainable import SAID, to_config
-from shoal.tuning.trial import stop_run
 from shoal.tuning.trials import Point, TrialRow
 
 AMOUNT, VALUE = "amount", "value"
@@ -35,18 +35,15 @@ def scheduler_of(sweep: Sweep) -> TrialScheduler:
     rule, search = sweep.stop_early, sweep.search
     # Tune's annotations say that amounts are whole numbers; its code takes any.
     common: dict[str, Any] = {"time_attr": AMOUNT, "metric": VALUE, "mode": sweep.mode}
-    if isinstance(rule, ASHA):
+    if isinstance(rule, (ASHA, HyperBand)):
         # `max_t` only bounds the number of rungs: it is the budget that ends a trial.
         common |= {"max_t": rule.grace * min(rule.reduction**RUNGS, 1e200), "grace_period": rule.grace}
+        common |= {"brackets": rule.brackets if isinstance(rule, HyperBand) else 1}
         return AsyncHyperBandScheduler(**common, reduction_factor=rule.reduction, stop_last_trials=False)
     if isinstance(rule, Median):
         # An endless time slice: a trial is stopped or goes on, but never pauses for another one.
         common |= {"grace_period": rule.grace, "min_time_slice": math.inf}
         return MedianStoppingRule(**common, min_samples_required=rule.at_least)
-    if isinstance(rule, HyperBand):
-        # Its brackets have as many trials as `max_t` has powers: count in units of `smallest` (see `told`).
-        common |= {"max_t": rule.longest / rule.smallest}
-        return HyperBandScheduler(**common, reduction_factor=rule.reduction, stop_last_trials=False)
     return _population(sweep, search, common) if isinstance(search, Population) else FIFOScheduler()
 
 
@@ -74,12 +71,9 @@ def _population(sweep: Sweep, search: Population, common: dict[str, Any]) -> Tri
 
 def told(sweep: Sweep, point: Point) -> dict[str, float]:
     """What a scheduler hears of an evaluation."""
-    used = point.resource(sweep.resource)
-    rule = sweep.stop_early
-    unit = rule.smallest if isinstance(rule, HyperBand) else 1.0
     bad = AWFUL if sweep.mode == "min" else -AWFUL
     value = point.value if math.isfinite(point.value) else bad
-    return {AMOUNT: (used or 0.0) / unit, VALUE: value, "training_iteration": point.step}
+    return {AMOUNT: point.resource(sweep.resource) or 0.0, VALUE: value, "training_iteration": point.step}
 
 
 class Rule(TrialScheduler):
@@ -88,24 +82,21 @@ class Rule(TrialScheduler):
 
     _supports_buffered_results = False
 
-    def __init__(self, sweeping: Sweeping) -> None:
+    def __init__(self, sweeping: Sweeping, end: Callable[[str, str], None]) -> None:
+        """`end` (run id, reason): end that run soon, without a checkpoint."""
         super().__init__()
+        self._end = end
         self._sweeping, self._sweep = sweeping, sweeping.sweep
         self._inner = scheduler_of(self._sweep)
-        if isinstance(self._sweep.stop_early, (ASHA, Median)):
-            for row in sweeping.state.rows:
-                if row.over and row.status in ("finished", "stopped-early"):
-                    past: Any = _Past(row.number)
-                    self._inner.on_trial_add(_NOBODY, past)
-                    self._replay(past, row)
+        for row in sweeping.state.rows if self._sweep.stop_early is not None else ():
+            if row.status in ("finished", "stopped-early"):
+                self._add(_Past(row.number), row)
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         return True
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self._inner.on_trial_add(_NOBODY, trial)  # PBT refuses a controller that has a searcher; ours goes with it
-        if isinstance(self._sweep.stop_early, (ASHA, Median)):
-            self._replay(trial, self._row(trial))
+        self._add(trial, self._row(trial))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         said, number = result[SAID], trial.config["number"]
@@ -123,11 +114,8 @@ class Rule(TrialScheduler):
             if row.fields in self._sweeping.state.facts.first:
                 return TrialScheduler.CONTINUE
             return self._stop(row, self._why(row, said.point))
-        if decision == TrialScheduler.PAUSE and isinstance(self._sweep.search, Population):
-            return TrialScheduler.CONTINUE  # it would give way to another one, but there is room for all
-        if decision == TrialScheduler.PAUSE:
-            self._sweeping.paused.add(number)
-        return decision
+        # A population's trial would give way to one that is just being forked, but there is room for all.
+        return TrialScheduler.CONTINUE if decision == TrialScheduler.PAUSE else decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         last = self._row(trial).last
@@ -143,14 +131,7 @@ class Rule(TrialScheduler):
         self._inner.on_trial_remove(tune_controller, trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """The scheduler's choice, if another trial may train now."""
-        chosen = self._inner.choose_trial_to_run(tune_controller)
-        if chosen is None or chosen.config["number"] not in self._sweeping.paused:
-            return chosen
-        if not self._sweeping.room:
-            return None
-        self._sweeping.paused.discard(chosen.config["number"])
-        return chosen
+        return self._inner.choose_trial_to_run(tune_controller)
 
     def debug_string(self) -> str:
         return self._inner.debug_string()
@@ -166,7 +147,7 @@ class Rule(TrialScheduler):
 
     def _stop(self, row: TrialRow, reason: str) -> str:
         self._sweeping.will_stop(row.number, reason)
-        stop_run(row.run_id, f"stopped early by its sweep: {reason}", save=False)
+        self._end(row.run_id, f"stopped early by its sweep: {reason}")
         return TrialScheduler.STOP
 
     def _fork(self, trial: Any, number: int) -> None:
@@ -174,10 +155,14 @@ class Rule(TrialScheduler):
         old = self._sweeping.state.rows[number].run_id
         order = self._sweeping.forked(number, trial.config["number"], dict(trial.config["fields"]))
         trial.set_config(to_config(order))
-        stop_run(old, f"its sweep goes on from the checkpoint of {order.fork_from}", save=False)
+        self._end(old, f"its sweep goes on from the checkpoint of {order.fork_from}")
 
-    def _replay(self, trial: Any, row: TrialRow) -> None:
-        for point in row.curve:
+    def _add(self, trial: Any, row: TrialRow) -> None:
+        """Tell the scheduler of a trial, and of what it did on earlier days."""
+        if isinstance(self._sweep.stop_early, HyperBand):
+            np.random.seed(row.number)  # the scheduler draws the bracket: the same one for a trial after a resume
+        self._inner.on_trial_add(_NOBODY, trial)  # PBT refuses a controller that has a searcher; ours goes with it
+        for point in row.curve if self._sweep.stop_early is not None else ():
             if math.isfinite(point.value) and point.resource(self._sweep.resource) is not None:
                 self._inner.on_trial_result(_NOBODY, trial, told(self._sweep, point))
 
@@ -185,10 +170,10 @@ class Rule(TrialScheduler):
         sweep, rule = self._sweep, self._sweep.stop_early
         used = point.resource(sweep.resource) or 0.0
         said = f"{sweep.metric} {point.value:.4g} after {used:g} {sweep.resource}"
-        if isinstance(rule, ASHA):
+        if isinstance(rule, (ASHA, HyperBand)):
             rung = rule.grace * rule.reduction ** math.floor(math.log(used / rule.grace, rule.reduction) + 1e-9)
             return f"{said}: not among the best 1/{rule.reduction:g} at {rung:g}"
-        return f"{said}: worse than the median of the others" if isinstance(rule, Median) else f"{said}: halved away"
+        return f"{said}: worse than the median of the others"
 
 
 class _Past:

@@ -85,9 +85,7 @@ class ASHA:
 
     def __post_init__(self) -> None:
         _check_rule(self, self.grace, "grace")
-        finite("ASHA.reduction", self.reduction)
-        if self.reduction <= 1:
-            raise ConfigError(f"ASHA.reduction={self.reduction!r} must be more than 1, for example 3")
+        _check_reduction(self, self.reduction)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,27 +105,26 @@ class Median:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HyperBand:
-    """HyperBand (Li et al. 2018, JMLR 18): brackets of trials, each halved several times. Trials wait for the others of
-    their bracket, with a checkpoint."""
+    """HyperBand (Li et al. 2018, JMLR 18), asynchronous: `ASHA` in several brackets. By chance each trial falls into one;
+    those of the next get `reduction` times as much before they are compared, in case early values say little."""
 
-    smallest: float
-    """Amount of `resource` after which the first trials may end."""
-    longest: float
-    """What a whole trial uses."""
+    grace: float
+    """Amount of `resource` that every trial gets, in the first bracket."""
     resource: Resource = "samples"
     reduction: float = 3.0
+    brackets: int = 3
 
     def __post_init__(self) -> None:
-        _check_rule(self, self.smallest, "smallest")
-        finite("HyperBand.reduction", self.reduction)
-        if self.reduction <= 1:
-            raise ConfigError(f"HyperBand.reduction={self.reduction!r} must be more than 1, for example 3")
-        finite("HyperBand.longest", self.longest)
-        if not self.longest > self.smallest:
-            raise ConfigError(
-                f"HyperBand.longest={self.longest!r} must be what a whole trial uses, and more than "
-                f"smallest={self.smallest!r}"
-            )
+        _check_rule(self, self.grace, "grace")
+        _check_reduction(self, self.reduction)
+        whole("HyperBand.brackets", self.brackets, 1)
+
+
+def _check_reduction(rule: Any, reduction: float) -> None:
+    kind = type(rule).__name__
+    finite(f"{kind}.reduction", reduction)
+    if reduction <= 1:
+        raise ConfigError(f"{kind}.reduction={reduction!r} must be more than 1, for example 3")
 
 
 def _check_rule(rule: Any, amount: float, name: str) -> None:
@@ -241,12 +238,9 @@ class Sweep:
     def rungs(self, longest: float | None) -> tuple[float, ...]:
         """Amounts of the resource at which trials are compared, up to `longest`."""
         rule = self.stop_early
-        if isinstance(rule, ASHA) and longest is not None:
+        if isinstance(rule, (ASHA, HyperBand)) and longest is not None:
             count = max(0, int(math.log(longest / rule.grace, rule.reduction) + 1e-9)) if longest >= rule.grace else -1
             return tuple(rule.grace * rule.reduction**k for k in range(count + 1))
-        if isinstance(rule, HyperBand):
-            count = round(math.log(rule.longest / rule.smallest, rule.reduction))
-            return tuple(rule.longest / rule.reduction**k for k in range(count, -1, -1))
         return ()
 
     def _check_first(self, axes: tuple[Axis, ...]) -> None:
@@ -318,7 +312,7 @@ def check_amounts(sweep: Sweep, job: Job, samples: float | None, steps: int | No
             f"{kind} looks at evaluations, but evaluation.every={every} of {steps} steps gives only the last one; set "
             f"evaluation.every to less in the job, or with --set job.evaluation.every=..."
         )
-    name = next(n for n in ("grace", "smallest", "every") if hasattr(rule, n))
+    name = "every" if isinstance(rule, Population) else "grace"
     first, whole_trial = getattr(rule, name), {"samples": samples, "steps": steps}.get(rule.resource)
     if whole_trial is not None and first >= whole_trial:
         raise ConfigError(

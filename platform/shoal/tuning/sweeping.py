@@ -40,8 +40,6 @@ class Sweeping:
         """`used_by`: what the runs that a trial had before its present one have used."""
         self.sweep, self.runs, self.ledger = sweep, runs, ledger
         self.closing: Closing | None = None
-        self.paused: set[int] = set()
-        """Trials that wait, with a checkpoint, for others (HyperBand)."""
         self._used_by = used_by
         axes = sweep.axes
         self._waiting = [r for r in self.state.rows if r.status in ("running", "interrupted") and holds(axes, r.fields)]
@@ -60,8 +58,8 @@ class Sweeping:
 
     @property
     def training(self) -> list[TrialRow]:
-        """Those that run now, and do not wait for others."""
-        return [row for row in self.running if row.number in self._going - self.paused]
+        """Those that this process has begun or continued, and that are not over."""
+        return [row for row in self.running if row.number in self._going]
 
     @property
     def left(self) -> int:
@@ -73,7 +71,7 @@ class Sweeping:
     @property
     def room(self) -> bool:
         """Whether another trial may train now."""
-        return len(self._going - self.paused) < self.sweep.at_once
+        return len(self._going) < self.sweep.at_once
 
     def next(self) -> Order | None:
         """The next trial, an unfinished one first; None: there is none."""
@@ -136,7 +134,6 @@ class Sweeping:
     def ended(self, number: int, status: TrialStatus, reason: str = "") -> None:
         """The trial is over. The first word on it counts."""
         self._going.discard(number)
-        self.paused.discard(number)
         row = self.state.rows[number]
         if row.over:
             return

@@ -39,10 +39,8 @@ class TrialActor(tune.Trainable):
     """One trial after another."""
 
     def setup(self, config: dict[str, Any], **given: Any) -> None:
-        """`base`: a Base. `keeps_training`: a checkpoint is asked for while the run goes on (population); else to pause
-        it."""
+        """`base`: a Base."""
         self._base: Base = given["base"]
-        self._keeps_training: bool = given["keeps_training"]
         self._run: TrialRun | None = None
         self._order: Order = from_config(config)
         self._take(config)
@@ -60,20 +58,13 @@ class TrialActor(tune.Trainable):
         return {SAID: said, "done": isinstance(said, Ended)}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        """The run's own durable checkpoint is the checkpoint; this sees to it that there is one."""
-        step = None
-        if self._run is not None and self._keeps_training:
-            step = self._durable_step(self._run)
-        elif self._run is not None:
-            self._run.end()
-        return {"after": self._last, "step": step}
+        """For a population: which of the run's own durable checkpoints another trial may go on from."""
+        return {"step": None if self._run is None else self._durable_step(self._run)}
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        """Its own, after a pause; or that of the trial that it is to go on from."""
+        """That of the trial that this one is to go on from."""
         assert checkpoint is not None, "what `save_checkpoint` returned"
-        if self._order.fork_from is None:
-            self._order = replace(self._order, after=checkpoint["after"])
-        else:
+        if self._order.fork_from is not None:
             self._order = replace(self._order, fork_at=checkpoint["step"])
 
     def cleanup(self) -> None:

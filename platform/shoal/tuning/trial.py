@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 POLL_S = 0.25
 FREED_S = 60.0
 """How long a run that is to be continued may still be held by processes of a sweep that died just now."""
-END_S = 180.0
-"""How long a run that was asked to end may take for its last checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,15 +121,10 @@ class TrialRun:
                 return self._ended()
             self._display.evaluated.wait(POLL_S)
 
-    def end(self, *, wait_s: float = END_S) -> bool:
-        """End the run with a checkpoint; returns whether it is over."""
-        self._stop.count = max(1, self._stop.count)
-        self._stop.name = "its sweep"
-        return self._over.wait(wait_s)
-
     def let_go(self) -> None:
-        """Nobody is interested any more: end it without a checkpoint, and do not wait."""
-        stop_run(self.run_id, "its sweep is done with it", save=False)
+        """Ask it to end, with a checkpoint unless somebody has asked before, and do not wait."""
+        if not self.over:
+            stop_run(self.run_id, "its sweep is done with it", save=True)
 
     # Beginning -------------------------------------------------------------------------------------------------------
 

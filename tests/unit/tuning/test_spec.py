@@ -67,7 +67,8 @@ def test_what_cannot_be_is_refused(changes: dict[str, Any], said: str) -> None:
         (lambda: ASHA(grace=1, resource="hours"), "ASHA.resource='hours' is not one of"),
         (lambda: ASHA(grace=1, reduction=1), "reduction=1 must be more than 1"),
         (lambda: Median(grace=1, at_least=0), "Median.at_least=0"),
-        (lambda: HyperBand(smallest=9, longest=9), "longest=9"),
+        (lambda: HyperBand(grace=1, brackets=0), "HyperBand.brackets=0"),
+        (lambda: HyperBand(grace=1, reduction=0.5), "HyperBand.reduction=0.5"),
         (lambda: Population(every=1, quantile=0.6), "quantile=0.6"),
         (lambda: TPE(startup=0), "TPE.startup=0"),
     ],
@@ -87,7 +88,7 @@ def test_the_number_of_trials() -> None:
 def test_rungs() -> None:
     assert sweep(stop_early=ASHA(grace=10, reduction=3)).rungs(100) == (10, 30, 90)
     assert sweep(stop_early=ASHA(grace=10, reduction=3)).rungs(90) == (10, 30, 90)
-    assert sweep(stop_early=HyperBand(smallest=10, longest=90)).rungs(None) == (10, 30, 90)
+    assert sweep(stop_early=HyperBand(grace=10)).rungs(100) == (10, 30, 90)
     assert sweep(stop_early=Median(grace=10)).rungs(100) == ()
 
 
