@@ -65,6 +65,12 @@ class Running:
         return median(self._steps) if self._steps else None
 
     @property
+    def quickest_s(self) -> float | None:
+        """Seconds that the quickest of its last steps took: what is to come may take, once everything is warm. The
+        first step of a view can take many times as long."""
+        return min(self._steps, default=None)
+
+    @property
     def changing(self) -> bool:
         """Whether the view ends for another one."""
         return self.leasing.end is not None and self.leasing.end.kind is EndKind.CHANGE
@@ -85,7 +91,7 @@ class Running:
 
     def grant(self, member: MemberId, committed: int, incarnation: int) -> Grant:
         """The answer: leases as far ahead as is good, and the view's end if it is known."""
-        ahead = horizon(self.tally.reported, min(self._steps, default=None), ahead_s=AHEAD_S)
+        ahead = horizon(self.tally.reported, self.quickest_s, ahead_s=AHEAD_S)
         last = self._plan.until_step
         self.leasing.extend(ahead if last is None else min(ahead, last), self.snapshot_every)
         if ended := self._plan.stretch_ended(self.leasing.leased_until):

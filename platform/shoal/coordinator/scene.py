@@ -85,7 +85,7 @@ class Scene:
         unit, course = self.plan.job.budget.spent, self.course
         if unit is not None and isinstance(course, SpentCourse):
             used = self.spending.used(time.monotonic()).get(unit, 0.0)
-            per_step = self.spending.per_step(unit, running.step_s or 0.0)
+            per_step = self.spending.per_step(unit, running.quickest_s or 0.0)
             course.outlook = Outlook(used, running.tally.reported, per_step)
 
     def write_decisions(self) -> None:

@@ -24,8 +24,9 @@ class PassNorms:
         for parameter in parameters:
             parameter.register_hook(self._saw)
 
-    def _saw(self, gradient: torch.Tensor) -> None:
-        self._norms.append(torch.linalg.vector_norm(gradient))
+    def _saw(self, gradient: torch.Tensor | None) -> None:
+        if gradient is not None:  # a parameter that the pass did not use
+            self._norms.append(torch.linalg.vector_norm(gradient))
 
     def end_pass(self, samples: int, scale: float) -> None:
         """A backward pass over `samples` samples is over, whose gradient counted `scale` times; 0: it was padding."""
