@@ -105,7 +105,7 @@ class Median:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HyperBand:
-    """HyperBand (Li et al. 2018, JMLR 18), asynchronous: `ASHA` in several brackets. Each trial falls into one by chance;
+    """HyperBand (Li et al. 2018, JMLR 18), asynchronous: `ASHA` in several brackets, into one of which a trial falls;
     those of the next get `reduction` times as much before they are compared, in case early values say little."""
 
     grace: float
