@@ -11,13 +11,12 @@ import shoal
 from shoal.audit.run import audit_run
 from shoal.errors import DataError
 from shoal.job import Crop, Erase, Flip, Mixup
-from shoal.launch.verify import VerifyOptions, verify
 from shoal.run_folder import RunFolder
 from shoal.state.digest import state_digest
 from shoal.state.reader import CheckpointReader
 from shoal.tasks import ImageClassifier
 from tests.support.faults import Fault, Faulty
-from tests.support.runs import Listener, digits, losses, run
+from tests.support.runs import computed_again, digits, losses, run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
 
@@ -57,7 +56,7 @@ def test_one_worker_and_two_come_to_the_same_state_and_the_proofs_hold(runs: Pat
     assert audit.clean, audit.faults or audit.unproven
     assert audit.content is not None
     assert audit.content.equal == 20, "the record is of the samples as they were read"
-    again = verify(folder, VerifyOptions(workers=1), Listener())
+    again = computed_again(folder, workers=1)
     assert again.identical, again.lines()
     assert again.equal == 20
 

@@ -13,13 +13,12 @@ from shoal.audit.run import audit_run
 from shoal.coordinator.status import Outcome
 from shoal.errors import ConfigError, DataError
 from shoal.job import Mixup
-from shoal.launch.verify import VerifyOptions, verify
 from shoal.run_folder import RunFolder
 from shoal.state.digest import state_digest
 from shoal.state.reader import CheckpointReader
 from shoal.tasks import ImageClassifier
 from tests.support.faults import Fault, Faulty
-from tests.support.runs import Listener, commits, digits, run
+from tests.support.runs import commits, computed_again, digits, run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
 
@@ -92,7 +91,7 @@ def test_a_killed_worker_changes_nothing(
 def test_the_proofs_hold_and_it_is_the_selection_that_makes_the_difference(alone: Outcome, runs: Path) -> None:
     right = state(alone)
     prove(alone)
-    again = verify(RunFolder(Path(alone.folder)), VerifyOptions(workers=2), Listener())
+    again = computed_again(RunFolder(Path(alone.folder)), workers=2)
     assert again.identical, again.lines()
     assert again.equal == STEPS
     hardest, _ = run(job(selection=shoal.Selection(rule="hardest", until=SELECTING / STEPS)), runs)

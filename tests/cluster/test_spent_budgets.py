@@ -8,11 +8,10 @@ import pytest
 
 import shoal
 from shoal.audit.run import audit_run
-from shoal.launch.verify import VerifyOptions, verify
 from shoal.run_folder import RunFolder
 from shoal.tracking.energy import rapl
 from tests.support.faults import Fault, Faulty
-from tests.support.runs import Listener, commits, digits, ledger, run
+from tests.support.runs import commits, computed_again, digits, ledger, run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
 
@@ -40,7 +39,7 @@ def test_a_run_of_some_seconds_ends_at_the_end_of_its_schedule_and_is_the_same_a
     folder = RunFolder(Path(outcome.folder))
     assert folder.read()["total_steps"] == len(done)
     assert audit_run(folder).clean
-    again = verify(folder, VerifyOptions(workers=1), Listener())
+    again = computed_again(folder, workers=1)
     assert again.identical, again.lines()
     assert again.equal == len(done)
 

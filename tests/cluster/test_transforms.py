@@ -21,13 +21,12 @@ from shoal.data.pipeline import plans, read_samples, window_source
 from shoal.data.trying import transformed
 from shoal.errors import TaskError
 from shoal.job.recipe import load_recipe
-from shoal.launch.verify import VerifyOptions, verify
 from shoal.run_folder import RunFolder
 from shoal.state.digest import state_digest
 from shoal.state.reader import CheckpointReader
 from shoal.tasks import LanguageModel
 from tests.support.faults import Fault, Faulty
-from tests.support.runs import Listener, ledger, losses, run
+from tests.support.runs import computed_again, ledger, losses, run
 from tests.support.transforms import LENGTH, Failing, Hide, Wider, picture, project, tokenise, write_texts
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
@@ -81,7 +80,7 @@ def test_one_worker_and_two_come_to_the_same_state_and_the_proofs_hold(runs: Pat
     assert audit.clean, audit.faults or audit.unproven
     assert audit.content is not None
     assert audit.content.equal == STEPS, "what members got is what the transforms make of the data again"
-    again = verify(two, VerifyOptions(workers=1), Listener())
+    again = computed_again(two, workers=1)
     assert again.identical, again.lines()
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import shoal
 from shoal.coordinator.status import Outcome, RunStatus
+from shoal.job.store import load_job
 from shoal.launch.api import RunOptions, run_job
+from shoal.launch.verify import Verified, VerifyOptions, verify
 from shoal.run_folder import RunFolder
 from shoal.tracking.ledger import effective, read
 from tests.support.sabotage import Digits
@@ -63,13 +65,26 @@ def digits(task: shoal.Task | None = None, **changes: Any) -> shoal.Job:
 
 
 def run(
-    job: shoal.Job, runs: Path, *, interrupt_at: int | None = None, listener: Listener | None = None, **options: Any
+    job: shoal.Job,
+    runs: Path,
+    *,
+    interrupt_at: int | None = None,
+    listener: Listener | None = None,
+    warm: int = 0,
+    **options: Any,
 ) -> tuple[Outcome, Listener]:
     """Run `job` with its folder under `runs`; press Ctrl-C after step `interrupt_at`. Its workers are warm ones of the
-    shared pool; `pool=None`: processes of its own."""
+    shared pool, of which `warm` at least are there; `pool=None`: processes of its own."""
     listener = listener or Listener(interrupt_at=interrupt_at)
-    options.setdefault("pool", SHARED.pool_for(job))
+    if "pool" not in options:
+        options["pool"] = SHARED.pool_for(job, warm)
     return run_job(job, options=RunOptions(runs_dir=runs, **options), display=listener), listener
+
+
+def computed_again(folder: RunFolder, workers: int) -> Verified:
+    """The run computed again on so many workers, warm ones if there are."""
+    pool = SHARED.pool_for(load_job(folder), workers)
+    return verify(folder, VerifyOptions(workers=workers, pool=pool), Listener())
 
 
 def ledger(outcome: Outcome) -> list[dict[str, Any]]:

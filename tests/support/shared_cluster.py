@@ -55,13 +55,13 @@ class SharedCluster:
             self._pool = None
             self._stack.close()
 
-    def pool_for(self, job: shoal.Job) -> str | None:
-        """The pool, if it is there and can give `job` all the workers that it wants; they are at rest then, so that the
-        run begins with all of them."""
+    def pool_for(self, job: shoal.Job, workers: int = 0) -> str | None:
+        """The pool, if it is there and can give `job` all the workers that it wants; they, and `workers` at least, are
+        at rest then, so that the run begins with all of them."""
         pool = self._pool
         if pool is None or job.workers.max > WORKERS or pool.spec.refusal(job) is not None:
             return None
-        pool.warm_up(job.workers.max, job=job)
+        pool.warm_up(max(workers, job.workers.max), job=job)
         return pool.name
 
 

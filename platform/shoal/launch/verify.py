@@ -36,6 +36,8 @@ class VerifyOptions:
     tolerance: float | None = None
     """Relative difference that counts as equal; None: every bit must be."""
     address: str | None = None
+    pool: str | None = None
+    """The pool that lends the workers; None: the cluster gives them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,7 +132,7 @@ def verify(folder: RunFolder, options: VerifyOptions, display: Display) -> Verif
             job,
             options=RunOptions(
                 runs_dir=folder.root, scratch=scratch.root, name=scratch.run_id, address=options.address,
-                start_from=stretch.source, until_step=stretch.last, replay=folder.ledger,
+                start_from=stretch.source, until_step=stretch.last, pool=options.pool, replay=folder.ledger,
             ),
             display=display,
         )  # fmt: skip

@@ -171,8 +171,10 @@ class Pool:
 
     def _settle(self) -> None:
         """Divide, lend what is free, have processes started, and tell everyone for whom something has changed."""
+        held = {run: len(self._berths.of(run)) for run in self._claimants}
+        for run, claimant in self._claimants.items():
+            claimant.has(held[run])
         claims = [c.claim for c in self._claimants.values()]
-        held = {c.run: len(self._berths.of(c.run)) for c in claims}
         self._shares = divide(self._spec.workers - self._berths.stuck(STUCK_S), claims, held)
         for claim in next_to_get(claims, self._shares, held):
             self._lend(claim, self._shares[claim.run].count - held[claim.run])

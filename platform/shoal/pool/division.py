@@ -24,6 +24,8 @@ class Claim:
     """Who came earlier has the smaller one."""
     weight: float = 1.0
     """How much it deserves: what is spread is spread in proportion to this."""
+    begun: bool = False
+    """Whether it has had the fewest that it needs: its workers may hold all that it has learned."""
 
     def __post_init__(self) -> None:
         if not self.sizes or self.sizes[0] < 1 or list(self.sizes) != sorted(set(self.sizes)):
@@ -68,18 +70,19 @@ def useful_sizes(low: int, high: int, virtual_shards: int) -> tuple[int, ...]:
 def divide(total: int, claims: Sequence[Claim], held: Mapping[str, int]) -> dict[str, Share]:
     """Divide `total` workers, those that are lent and those that are free; `held`: how many each run has now.
 
-    Every run gets the fewest that it needs, in order of arrival; one that finds too few left waits, and so do all that
-    came after it and have nothing yet: nobody is overtaken for ever. Who has more than it needs keeps it, but for what
-    the others lack. What is free is spread evenly by weight.
+    Every run gets the fewest that it needs, those that have begun first, then in order of arrival; one that finds too
+    few left waits, and so do all that came after it and have not begun: nobody is overtaken for ever. One that has
+    begun keeps what it has meanwhile. Who has more than it needs keeps it, but for what the others lack. What is free
+    is spread evenly by weight.
     """
     seated, waiting = _seat(total, sorted(claims, key=lambda c: c.since), held)
     counts = {c.run: max(c.low, c.fitting(held.get(c.run, 0))) for c in seated}
-    missing = sum(counts.values()) - total
-    _shrink(counts, seated, missing)
+    total -= sum(share.count for share in waiting.values())
+    _shrink(counts, seated, sum(counts.values()) - total)
     _spread(counts, seated, total - sum(counts.values()), held)
     starving = [c.run for c in seated if held.get(c.run, 0) < c.low]
     shares = {c.run: Share(counts[c.run], _reason(c, counts[c.run], held.get(c.run, 0), starving)) for c in seated}
-    return shares | {c.run: Share(0, why) for c, why in waiting}
+    return shares | waiting
 
 
 def next_to_get(claims: Iterable[Claim], shares: Mapping[str, Share], held: Mapping[str, int]) -> list[Claim]:
@@ -129,20 +132,26 @@ def provide(
     return Provision(min(most, total + sum(missing.values()) + sum(spare.values())), discard)
 
 
-def _seat(total: int, claims: Sequence[Claim], held: Mapping[str, int]) -> tuple[list[Claim], list[tuple[Claim, str]]]:
+def _seat(total: int, claims: Sequence[Claim], held: Mapping[str, int]) -> tuple[list[Claim], dict[str, Share]]:
     """Who can run, and who waits for what."""
-    running = [c for c in claims if held.get(c.run, 0) >= c.low]
+    short = {c.run for c in claims if held.get(c.run, 0) < c.low}
+    kept = {c.run: held.get(c.run, 0) for c in claims if c.begun and c.run in short}
+    running = [c for c in claims if c.run not in short]
+    hurt = [c for c in claims if c.run in kept]
+    new = [c for c in claims if c not in running and c not in hurt]
     seated: list[Claim] = []
-    waiting: list[tuple[Claim, str]] = []
-    room = total
-    for claim in (*running, *(c for c in claims if c not in running)):
-        if waiting:
-            waiting.append((claim, f"waits behind {waiting[0][0].run}, which came first"))
-        elif claim.low > room:
-            waiting.append((claim, f"needs {claim.low} workers, and the others leave {max(0, room)} of {total}"))
+    waiting: dict[str, Share] = {}
+    room = total - sum(kept.values())
+    for claim in (*running, *hurt, *new):
+        has = kept.get(claim.run, 0)
+        if waiting and claim in new:
+            waiting[claim.run] = Share(0, f"waits behind {next(iter(waiting))}, which came first")
+        elif claim.low > room + has:
+            why = f"needs {claim.low} workers, and the others leave {max(0, room + has)} of {total}"
+            waiting[claim.run] = Share(has, why)
         else:
             seated.append(claim)
-            room -= claim.low
+            room -= claim.low - has
     return seated, waiting
 
 

@@ -171,7 +171,13 @@ class Claimant:
 
     def hear(self, ask: Ask, claim: Claim, now: float) -> None:
         """What it says now. Its place in the queue stays."""
-        self.ask, self.claim, self.at = ask, replace(claim, since=self.arrival), now
+        self.ask, self.at = ask, now
+        self.claim = replace(claim, since=self.arrival, begun=self.claim.begun)
+
+    def has(self, count: int) -> None:
+        """So many are lent to it."""
+        if count >= self.claim.low:
+            self.claim = replace(self.claim, begun=True)
 
 
 def pool_name(name: str) -> str:

@@ -63,7 +63,7 @@ def train(runs: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Train:
     request.getfixturevalue("ray_cluster")
 
     def go(engine: str, *faults: Fault, **changes: Any) -> Result:
-        options = {key: changes.pop(key) for key in ("listener", "name", "pool") if key in changes}
+        options = {key: changes.pop(key) for key in ("listener", "name", "pool", "warm") if key in changes}
         task = Faulty(faults=faults, folder=str(tmp_path)) if faults else None
         outcome, heard = run(job(engine, task, **changes), runs, **options)
         assert outcome.status == "finished", outcome.error

@@ -34,7 +34,7 @@ def test_scaled_up_and_down_in_a_live_run(train: Train, undisturbed: Result, eng
 
     conductor = Conductor(act)
     workers = shoal.Workers(min=2, max=2)
-    result = train(engine, listener=conductor, workers=workers, budget=shoal.Budget(steps=LONG))
+    result = train(engine, listener=conductor, workers=workers, budget=shoal.Budget(steps=LONG), warm=4)
     assert conductor.error is None, conductor.error
     assert (result.losses, result.state) == (undisturbed.losses, undisturbed.state)
     changes = result.entries("change")

@@ -14,8 +14,8 @@ from shoal.pool.division import Claim, Share, divide, next_to_get, provide, usef
 pytestmark = pytest.mark.unit
 
 
-def claim(run: str, low: int, high: int, since: int = 0, weight: float = 1.0) -> Claim:
-    return Claim(run, tuple(range(low, high + 1)), since, weight)
+def claim(run: str, low: int, high: int, since: int = 0, weight: float = 1.0, begun: bool = False) -> Claim:
+    return Claim(run, tuple(range(low, high + 1)), since, weight, begun)
 
 
 def counts(shares: dict[str, Share]) -> dict[str, int]:
@@ -48,6 +48,16 @@ def test_who_does_not_fit_waits_and_is_not_overtaken() -> None:
     assert shares["b"].reason == "needs 3 workers, and the others leave 2 of 4"
     assert shares["c"].reason == "waits behind b, which came first"
     assert counts(divide(4, claims, {"a": 2, "c": 1}))["c"] == 1, "one that runs already is not put out"
+
+
+def test_a_run_that_has_begun_comes_before_newcomers_and_keeps_what_it_has() -> None:
+    hurt = claim("hurt", 2, 4, 9, begun=True)
+    assert counts(divide(4, [claim("new", 3, 4, 1), hurt], {"hurt": 1})) == {"hurt": 4, "new": 0}
+    rich = claim("rich", 1, 4, 1)
+    assert counts(divide(4, [rich, hurt], {"rich": 3, "hurt": 1})) == {"rich": 2, "hurt": 2}
+    shares = divide(3, [claim("other", 2, 4, 1), hurt], {"other": 2, "hurt": 1})
+    assert counts(shares) == {"other": 2, "hurt": 1}, "its last worker may hold all that it has learned"
+    assert shares["hurt"].reason == "needs 2 workers, and the others leave 1 of 3"
 
 
 def test_sizes_that_make_no_step_shorter_are_left_to_others() -> None:
@@ -95,7 +105,15 @@ def situations(draw: st.DrawFn) -> tuple[int, list[Claim], dict[str, int]]:
     for i in range(draw(st.integers(0, 5))):
         low = draw(st.integers(1, 5))
         sizes = useful_sizes(low, draw(st.integers(low, 12)), draw(st.sampled_from([4, 8, 16])))
-        claims.append(Claim(f"r{i}", sizes, draw(st.integers(0, 99)) * 10 + i, draw(st.sampled_from([0.5, 1.0, 3.0]))))
+        claims.append(
+            Claim(
+                f"r{i}",
+                sizes,
+                draw(st.integers(0, 99)) * 10 + i,
+                draw(st.sampled_from([0.5, 1.0, 3.0])),
+                draw(st.booleans()),
+            )
+        )
         held[f"r{i}"] = draw(st.integers(0, min(left, sizes[-1])))
         left -= held[f"r{i}"]
     return total, claims, held
@@ -109,15 +127,19 @@ def test_every_division_keeps_the_rules(situation: tuple[int, list[Claim], dict[
     assert given_out.keys() == {c.run for c in claims}
     assert all(share.reason for share in shares.values())
     assert sum(given_out.values()) <= total
-    assert all(given_out[c.run] in (0, *c.sizes) for c in claims)
-    assert all(given_out[c.run] >= c.low for c in claims if held[c.run] >= c.low), "who runs is not put out"
-    waiting = sorted((c for c in claims if not given_out[c.run]), key=lambda c: c.since)
+    begun = [c for c in claims if c.begun or held[c.run] >= c.low]
+    seated = [c for c in claims if given_out[c.run] >= c.low]
+    waiting = [c for c in claims if c not in seated]
+    assert all(given_out[c.run] in c.sizes for c in seated)
+    assert all(given_out[c.run] == (held[c.run] if c in begun else 0) for c in waiting)
+    assert all(c in seated for c in claims if held[c.run] >= c.low), "who runs is not put out"
     if waiting:
-        lows = sum(c.low for c in claims if given_out[c.run])
-        assert waiting[0].low > total - lows, "the first that waits does not fit"
-        assert all(held[c.run] >= c.low for c in claims if given_out[c.run] and c.since > waiting[0].since)
+        first = min(waiting, key=lambda c: (c not in begun, c.since))
+        room = total - sum(c.low for c in seated) - sum(given_out[c.run] for c in waiting if c is not first)
+        assert first.low > room, "the first that waits does not fit"
+        assert all(first not in begun and c.since < first.since for c in seated if c not in begun), "nobody overtakes"
     free = total - sum(given_out.values())
-    steps = [above - given_out[c.run] for c in claims if given_out[c.run] and (above := c.above(given_out[c.run]))]
+    steps = [above - given_out[c.run] for c in seated if (above := c.above(given_out[c.run]))]
     assert all(step > free for step in steps), "nothing that somebody can use lies idle"
 
 
@@ -125,7 +147,7 @@ def test_every_division_keeps_the_rules(situation: tuple[int, list[Claim], dict[
 def test_a_worker_moves_only_for_a_run_that_could_not_start(situation: tuple[int, list[Claim], dict[str, int]]) -> None:
     total, claims, held = situation
     given_out = counts(divide(total, claims, held))
-    starts = any(held[c.run] < c.low and given_out[c.run] for c in claims)
+    starts = any(held[c.run] < c.low <= given_out[c.run] for c in claims)
     loses = [c.run for c in claims if given_out[c.run] < c.fitting(held[c.run])]
     assert not loses or starts
     assert divide(total, claims, given_out).keys() == given_out.keys()

@@ -1,0 +1,120 @@
+"""What a run may expect of whoever gives it workers, whether that is the cluster or a pool."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+import shoal
+from shoal.coordinator.pooled import PoolSupply
+from shoal.coordinator.supply import ClusterSupply, Recruit, Supply
+from shoal.pool import PoolSpec, open_pool
+from tests.support.conductor import until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
+
+WORKERS = shoal.Workers(min=1, max=2)
+DEADLINE_S = 60.0
+
+
+@ray.remote(num_cpus=0)
+class Coordinator:
+    """An actor of the name that workers live for, with a supply in it."""
+
+    def __init__(self, key: str, pool: str | None) -> None:
+        self._key, self._pool = key, pool
+        self._supply: Supply | None = None
+        self._have: dict[str, Recruit] = {}
+
+    async def begin(self) -> None:
+        """As at its birth, and after a restart."""
+        # What a supply wants to know of a plan.
+        job = SimpleNamespace(workers=WORKERS, batch=shoal.Batch(size=8, virtual_shards=8), numerics="fast")
+        plan: Any = SimpleNamespace(key=self._key, run_id=self._key, coordinator=self._key, job=job)
+        self._have = {}
+        if self._pool is None:
+            self._supply = ClusterSupply(f"{self._key}-", WORKERS, self._key)
+        else:
+            self._supply = PoolSupply(self._pool, plan, lambda: None)
+
+    async def have(self, count: int) -> list[str]:
+        """Want `count` until they are there and answer; returns their names."""
+        assert self._supply is not None
+        self._supply.want(count, len(self._have))
+        while len(self._have) < count:
+            for recruit in await asyncio.wait_for(self._supply.recruits(), DEADLINE_S):
+                self._have[recruit.id] = recruit
+        for recruit in self._have.values():
+            assert (await recruit.actor.standing.remote()).run is None, "it serves nobody yet"
+        return list(self._have)
+
+    async def give_back(self, recruit: str, fit: bool) -> None:
+        assert self._supply is not None
+        self._supply.take_back(self._have.pop(recruit), fit=fit)
+
+    async def allotted(self) -> int | None:
+        assert self._supply is not None
+        return self._supply.allotted
+
+    async def find(self) -> list[str]:
+        assert self._supply is not None
+        self._have = {r.id: r for r in await self._supply.find()}
+        self._supply.keep(list(self._have.values()))
+        return list(self._have)
+
+    async def close(self) -> None:
+        assert self._supply is not None
+        for recruit in list(self._have):
+            await self.give_back(recruit, True)
+        self._supply.close()
+
+    async def shortage(self) -> str:
+        assert self._supply is not None
+        return self._supply.shortage(0)
+
+
+@contextmanager
+def from_cluster() -> Iterator[tuple[str | None, Callable[[], int]]]:
+    def there() -> int:
+        return sum(a["name"].startswith("contract-") for a in ray.util.list_named_actors(all_namespaces=True))
+
+    yield None, there
+
+
+@contextmanager
+def from_pool() -> Iterator[tuple[str | None, Callable[[], int]]]:
+    with open_pool(PoolSpec(workers=2, name="contract", runs=0)) as pool:
+        yield pool.name, lambda: sum(w.state == "lent" for w in pool.status().workers)
+
+
+@pytest.mark.parametrize("source", [from_cluster, from_pool])
+def test_the_contract(source: Any) -> None:
+    with source() as (pool, taken):
+        run: Any = Coordinator.options(name="contract", namespace="shoal").remote("contract", pool)
+
+        def ask(what: str, *arguments: Any) -> Any:
+            return ray.get(getattr(run, what).remote(*arguments), timeout=2 * DEADLINE_S)
+
+        ask("begin")
+        first, second = ask("have", 2)
+        assert ask("allotted") in (None, 2)
+        assert first != second
+        assert "workers.min=1" in ask("shortage")
+        ask("give_back", second, False)
+        kept, third = ask("have", 2)
+        assert kept == first
+        assert third not in (first, second), "one that is not fit does not come again"
+        ask("begin")  # the coordinator has forgotten everything
+        assert sorted(ask("find")) == sorted([first, third])
+        ask("give_back", third, True)
+        until(lambda: taken() == 1)
+        assert ask("have", 1) == [first]
+        ask("close")
+        until(lambda: taken() == 0)
+        ray.kill(run)
