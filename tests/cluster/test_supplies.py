@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,7 +65,9 @@ class Coordinator:
 
     async def find(self) -> list[str]:
         assert self._supply is not None
-        self._have = {r.id: r for r in await self._supply.find()}
+        found = await self._supply.find()
+        places = [(await r.actor.standing.remote()).place for r in found]
+        self._have = {r.id: replace(r, place=place) for r, place in zip(found, places, strict=True)}
         self._supply.keep(list(self._have.values()))
         return list(self._have)
 
@@ -113,8 +116,8 @@ def test_the_contract(source: Any) -> None:
         ask("begin")  # the coordinator has forgotten everything
         assert sorted(ask("find")) == sorted([first, third])
         ask("give_back", third, True)
-        until(lambda: taken() == 1)
         assert ask("have", 1) == [first]
+        until(lambda: taken() == 1)
         ask("close")
         until(lambda: taken() == 0)
         ray.kill(run)

@@ -81,7 +81,8 @@ class PoolSupply:
     async def find(self) -> list[Recruit]:
         """What the pool has lent to this launch of the run."""
         with suppress(ValueError, asyncio.TimeoutError, ray.exceptions.RayError):
-            lent = await asyncio.wait_for(self._reach().lent_to.remote(self._plan.key), ANSWER_S)
+            self._answer = await asyncio.wait_for(self._reach().last_answer.remote(self._plan.key), ANSWER_S)
+            lent = self._answer.lent if self._answer is not None else ()
             self._holds = {x.id: Recruit(x.id, x.actor) for x in lent}
         return list(self._holds.values())
 

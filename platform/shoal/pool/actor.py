@@ -75,9 +75,10 @@ class Pool:
                 await asyncio.wait_for(news.wait(), BEAT_S)
         return claimant.answer
 
-    async def lent_to(self, run: str) -> tuple[Lent, ...]:
-        """What is lent to a run: for a coordinator that was restarted."""
-        return tuple(Lent(b.lending, b.actor) for b in self._berths.of(run))
+    async def last_answer(self, run: str) -> Answer | None:
+        """For a coordinator that was restarted; None: the run has no claim."""
+        claimant = self._claimants.get(run)
+        return claimant.answer if claimant is not None else None
 
     async def leave(self, run: str, unfit: frozenset[str]) -> None:
         """The run is over: all that it has comes back."""
