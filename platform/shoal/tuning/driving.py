@@ -80,7 +80,10 @@ def drive(sweeping: Sweeping, base: Base, connection: Connection, display: Sweep
             verbose=0,
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    except KeyboardInterrupt:
+        raise Interrupted(f"sweep {sweeping.state.name} was stopped at once") from None
 
 
 def _own_resource(connection: Connection) -> str:
@@ -156,7 +159,7 @@ class _Ears(tune.Callback):
         if self._stop.count >= 2 or now - self._closed_at > END_S:
             for row in sweeping.running:
                 kill_run(row.run_id)
-            raise Interrupted(f"sweep {sweeping.state.name} was stopped at once")
+            raise KeyboardInterrupt  # no Exception: for those Tune waits until its actors have come to an end
         if now - self._asked >= ASK_AGAIN_S:
             self._asked = now
             for row in sweeping.training:
