@@ -195,6 +195,8 @@ class Workers:
     """Longest wait for workers to start."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.resources, dict):  # as Ray itself takes them
+            object.__setattr__(self, "resources", tuple(self.resources.items()))
         if not 1 <= self.min <= self.max:
             raise ConfigError(f"need 1 <= workers.min <= workers.max, got min={self.min} and max={self.max}")
         positive("workers.cpus", self.cpus)
