@@ -184,6 +184,7 @@ class Run:
         if scene.phase is not Phase.STARTING:
             scene.move(Phase.WAITING)
             scene.waiting = decision.reason
+            self._stage.let_go(())  # others have the state; what is waited for may need the leavers' places
         elif scene.crew.overdue():
             scene.verdict = Fail(scene.crew.shortage())
             return

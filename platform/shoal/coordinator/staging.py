@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -68,7 +68,7 @@ class Stage:
             self._change.into(view, form.source.step)
         if scene.stop:
             running.leasing.stop(scene.stop, checkpoint=scene.stop_saves)
-        self._let_go(view)
+        self.let_go(view.members)
         actors = {m: scene.crew.hands[m].actor for m in view.members}
         self._refs = self._order(running, actors)
         scene.crew.warm = self._warm
@@ -190,9 +190,9 @@ class Stage:
         }
         return {m: actors[m].run_view.remote(self._scene.plan.key, order, links) for m, order in orders.items()}
 
-    def _let_go(self, view: View) -> None:
-        """End the workers that are to leave and are not in the view."""
-        for hand in [h for h in self._scene.crew.hands.values() if h.leaving and h.member not in view.members]:
+    def let_go(self, members: Collection[MemberId]) -> None:
+        """End the workers that are to leave and are not among `members`."""
+        for hand in [h for h in self._scene.crew.hands.values() if h.leaving and h.member not in members]:
             self._scene.words.pop(hand.member, None)
             self._scene.crew.end(hand.member)
 
@@ -252,7 +252,7 @@ class Stage:
         """End the view at its boundary if another one is wanted; find members that are stuck, or slow."""
         scene, running = self._scene, self._scene.running
         assert running is not None
-        self._let_go(running.view)
+        self.let_go(running.view.members)
         if running.leasing.end is None:
             change = change_wanted(scene.situation())
             if change is not None:
