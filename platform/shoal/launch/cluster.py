@@ -110,6 +110,7 @@ def _start_local(local: Local) -> None:
     # Blocks that wait, and snapshots on their way from one worker to another.
     store = min(int(0.2 * psutil.virtual_memory().total), max(STORE_MB, 6 * local.ahead_mb) * MB)
     ray.init(
+        address="local",  # not one that somebody else has started here, which nobody has named
         num_cpus=max(1, int(-(-local.cpus // 1))),
         resources=dict(local.resources) or None,
         object_store_memory=store,
