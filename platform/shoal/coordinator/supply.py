@@ -10,7 +10,7 @@ import ray
 from ray.util.placement_group import PlacementGroup
 
 from shoal.job import Workers
-from shoal.worker.places import Places, end_worker, named_workers, start_worker, too_few
+from shoal.worker.places import Places, end_worker, named_actors, start_worker, too_few
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class ClusterSupply:
 
     async def find(self) -> list[Recruit]:
         """The workers that an earlier life of the coordinator started, by their names."""
-        names = named_workers(f"{self._prefix}w")
+        names = named_actors(f"{self._prefix}w")
         self._next = max((int(name[len(self._prefix) + 1 :]) + 1 for name in names), default=0)
         return [Recruit(name, ray.get_actor(name, "shoal")) for name in names]
 

@@ -135,9 +135,6 @@ def host_of(run_id: str) -> str | None:
 
 def _pools() -> list[str]:
     """Names of the actors of all pools; those of their workers end in a number."""
-    import ray
+    from shoal.worker.places import named_actors
 
-    found = ray.util.list_named_actors(all_namespaces=True)
-    prefix = pool_name("")
-    names = {a["name"] for a in found if a["namespace"] == NAMESPACE and a["name"].startswith(prefix)}
-    return sorted(n for n in names if not n.rpartition("/")[0])
+    return [name for name in named_actors(pool_name("")) if "/" not in name]

@@ -14,7 +14,6 @@ from shoal.run_folder import RunFolder
 from shoal.tracking.settings import best_key, is_server
 from shoal.tracking.ui import TRAINING
 from shoal.tuning.ledger import FILE, SWEEPS
-from shoal.tuning.report import ranked
 from shoal.tuning.trials import read
 from shoal.tuning.view import MAX_TAG, search, view
 
@@ -63,7 +62,7 @@ def links(folder: Path, base_url: str) -> dict[str, str]:
         found = {"trials": view_link(base_url, experiment, parent)}
     else:
         found = {"trials": children_link(base_url, experiment, parent, metric=facts.metric, mode=facts.mode)}
-    runs = [run for row in ranked(state)[:COMPARED] if (run := _place(Path(row.folder)).get("run_id"))]
+    runs = [run for row in state.ranked[:COMPARED] if (run := _place(Path(row.folder)).get("run_id"))]
     if len(runs) > 1:
         found["compared"] = compare_link(base_url, experiment, [str(run) for run in runs])
     return found

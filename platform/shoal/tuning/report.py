@@ -55,7 +55,7 @@ def summary(state: SweepState) -> dict[str, Any]:
 
 def report_data(state: SweepState) -> dict[str, Any]:
     """Everything that the page shows, as JSON values; a number that is not finite becomes null."""
-    order, now = ranked(state), time.time()
+    order, now = state.ranked, time.time()
     ranks = {row.number: place for place, row in enumerate(order)}
     facts = state.facts
     return finite(
@@ -83,13 +83,6 @@ def report_data(state: SweepState) -> dict[str, Any]:
             "facts": _facts(state),
         }
     )
-
-
-def ranked(state: SweepState) -> list[TrialRow]:
-    """The trials with a value, the best one first. Failed ones have none that counts."""
-    sign = 1.0 if state.facts.mode == "min" else -1.0
-    able = [r for r in state.rows if r.best is not None and r.status != "failed"]
-    return sorted(able, key=lambda r: (sign * (r.best or 0.0), r.number))
 
 
 def axes(state: SweepState) -> list[dict[str, Any]]:

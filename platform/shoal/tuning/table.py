@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from shoal.cli import text
-from shoal.tuning.report import ranked
 from shoal.tuning.trials import SweepState, TrialRow, Value
 
 
@@ -182,7 +181,7 @@ def _padded(said: str, column: str, widths: dict[str, int]) -> str:
 def _shown(state: SweepState, rows: int) -> tuple[list[TrialRow], int]:
     """The trials to show, and how many are not: running ones, the best of the others, then the newest."""
     running = [r for r in state.rows if r.status == "running"]
-    others = [r for r in ranked(state) if r.status != "running"]
+    others = [r for r in state.ranked if r.status != "running"]
     known = {r.number for r in (*running, *others)}
     others += [r for r in reversed(state.rows) if r.number not in known]
     # Some room for the best, however many run.
@@ -304,7 +303,7 @@ class News:
             if row.over and not was:
                 yield Event(row.status, ended_in_words(row, state.facts.metric))
         # A trial that still runs gets better with almost every evaluation; that is no event.
-        best = next((row for row in ranked(state) if row.over), None)
+        best = next((row for row in state.ranked if row.over), None)
         if best is not None and best.best != self._best:
             self._best, left = best.best, eta(state, now)
             parts = [

@@ -185,9 +185,14 @@ class SweepState:
     @property
     def best(self) -> TrialRow | None:
         """The trial with the best value; of those that are not over, too. Failed ones do not count."""
+        return next(iter(self.ranked), None)
+
+    @property
+    def ranked(self) -> list[TrialRow]:
+        """The trials with a value, the best one first. Failed ones have none that counts."""
         able = [r for r in self.rows if r.best is not None and r.status != "failed"]
         sign = 1 if self.facts.mode == "min" else -1
-        return min(able, key=lambda r: (sign * (r.best or 0.0), r.number), default=None)
+        return sorted(able, key=lambda r: (sign * (r.best or 0.0), r.number))
 
     @property
     def yardstick(self) -> TrialRow | None:

@@ -108,7 +108,7 @@ def end_worker(actor: Any, place: PlacementGroup | None) -> None:
         remove_placement_group(place)
 
 
-def named_workers(prefix: str) -> list[str]:
+def named_actors(prefix: str) -> list[str]:
     """Names of the living actors of Shoal that begin so."""
     found = ray.util.list_named_actors(all_namespaces=True)
     return sorted(a["name"] for a in found if a["namespace"] == "shoal" and a["name"].startswith(prefix))

@@ -13,7 +13,7 @@ import pytest
 from shoal.job.schedules import Rex
 from shoal.optim.schedules import factor
 from shoal.tuning.ledger import FILE
-from shoal.tuning.report import POINTS, SUMMARY, axes, ranked, report_data, space_in_words, thinned, write_report
+from shoal.tuning.report import POINTS, SUMMARY, axes, report_data, space_in_words, thinned, write_report
 from shoal.tuning.trials import SweepState, read
 from tests.support.sweeps import RUNGS, STEPS, entries, state_of, write_sweep
 
@@ -63,7 +63,7 @@ def test_learning_rates_are_those_of_the_runs(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path, 24, began=BEGAN)
     _, data = page_and_data(folder)
     state = read(folder / FILE)
-    assert [s["number"] for s in data["schedules"]] == [r.number for r in ranked(state)[:5]]
+    assert [s["number"] for s in data["schedules"]] == [r.number for r in state.ranked[:5]]
     drawn = next(s for s in data["schedules"] if s["family"] == "Rex")
     fields = state.rows[drawn["number"]].fields
     schedule = Rex(warmup=fields["schedule.warmup"], final=fields["schedule.final"])
@@ -116,7 +116,7 @@ def test_the_space_in_words() -> None:
 def test_the_highest_wins_where_the_mode_says_so() -> None:
     state = sweep(12)
     state.facts = replace(state.facts, mode="max")
-    order = [row.best for row in ranked(state)]
+    order = [row.best for row in state.ranked]
     assert order == sorted(order, key=lambda v: -(v or 0.0))
     best = [v for v in report_data(state)["history"]["best"] if v is not None]
     assert best == sorted(best)
