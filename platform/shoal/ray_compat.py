@@ -237,3 +237,79 @@ def draining_nodes() -> dict[str, float]:
     from ray._private.state import state
 
     return {node: deadline_ms / 1e3 for node, deadline_ms in state.get_draining_nodes().items()}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSeen:
+    """A living node."""
+
+    id: str
+    """In hex."""
+    address: str
+    head: bool
+
+
+class ClusterSeen:
+    """A cluster as one who has not joined it sees it: no driver, no job, nothing of ours runs there.
+
+    Ray's own `ray drain-node` stands on the same client, which promises nothing to others. Every method raises
+    ConnectionError if the head does not answer in time.
+    """
+
+    def __init__(self, address: str, *, answer_s: float = 5.0) -> None:
+        """`address`: `host:port` of the head. Whoever is not sure that it takes connections looks first: the client
+        would try for a minute."""
+        from ray._private.state import GlobalState
+        from ray._raylet import GcsClient, GcsClientOptions  # type: ignore[attr-defined]
+
+        self.address, self._answer_s = address, answer_s
+        with _answers(address):
+            self._head = GcsClient(address=address)
+            self._state = GlobalState()
+            options = GcsClientOptions.create(address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=True)
+            self._state._initialize_global_state(options)
+
+    def nodes(self) -> list[NodeSeen]:
+        """The living ones."""
+        with _answers(self.address):
+            found = self._head.get_all_node_info(timeout=self._answer_s)
+        alive = [(key, node) for key, node in found.items() if node.state == 0]  # GcsNodeInfo.ALIVE
+        return [NodeSeen(key.hex(), node.node_manager_address, node.is_head_node) for key, node in alive]
+
+    def drain(self, node: str, why: str, deadline: float) -> None:
+        """Tell the cluster that `node` (its id, in hex) is taken at `deadline`, in Unix seconds: nothing new is placed
+        there, and whoever asks learns of it. It is not Ray that ends the node then."""
+        from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]
+
+        reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")  # the one that no node can refuse
+        with _answers(self.address):
+            taken, refusal = self._head.drain_node(node, reason, why, int(deadline * 1e3), timeout=self._answer_s)
+        if not taken:
+            raise ConnectionError(f"the cluster at {self.address} refuses to drain node {node}: {refusal}")
+
+    def actors(self, node: str) -> list[tuple[str, str]]:
+        """Of the living actors on `node`: (class, name)."""
+        with _answers(self.address):
+            found = self._state.actor_table(None, actor_state_name="ALIVE")
+        return [(a["ActorClassName"], a["Name"]) for a in found.values() if a["Address"]["NodeID"] == node]
+
+
+def cluster_address(address: str | None) -> str | None:
+    """`host:port` of the cluster that is meant: `address`, else RAY_ADDRESS, else the one that `ray start` has made
+    this machine a part of; None: there is none."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        return canonicalize_bootstrap_address(address or "auto")
+    except (ConnectionError, ValueError, OSError):
+        return None
+
+
+@contextmanager
+def _answers(address: str) -> Iterator[None]:
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except RayError as error:
+        raise ConnectionError(f"the Ray cluster at {address} does not answer: {error}") from None
