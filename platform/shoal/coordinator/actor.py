@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import ray
 
+from shoal.capacity.precedence import Claim, Way
 from shoal.coordinator.concluding import Ended
 from shoal.coordinator.plan import RunPlan
 from shoal.coordinator.run import Run
@@ -106,6 +107,16 @@ class Coordinator:
     async def end_worker(self, member: str, how: Literal["kill", "leave"]) -> str:
         """End one worker, at once or at the next boundary; says what will happen. Raises ConfigError."""
         return await self._serving().end_worker(member, how)
+
+    # What other runs of the cluster call -----------------------------------------------------------------------------
+
+    async def claim(self) -> Claim | None:
+        """What the run says to the others of its cluster; None: it has no part in the division."""
+        return self._run.sharing.claim() if self._run is not None else None
+
+    async def give_way(self, run_id: str, asker: Claim, way: Way) -> None:
+        """Another run, `asker`, lacks places: this one asks for no more for some seconds, and workers leave for it."""
+        self._serving(run_id).sharing.asked(asker, way)
 
     # What the members call -----------------------------------------------------------------------------------------
 

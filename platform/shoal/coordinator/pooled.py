@@ -98,6 +98,10 @@ class PoolSupply:
             f"other runs to end, lower workers.min, or open a larger pool"
         )
 
+    def unmet(self, seconds: float) -> int:
+        """None: the pool asks the cluster, for all of its runs."""
+        return 0
+
     async def _keep_up(self) -> None:
         """For ever: say what is wanted and held, hear what is allotted and lent."""
         while self.lost is None:
