@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +77,9 @@ class OwnCluster:
     def env(self) -> dict[str, str]:
         """The environment of its processes, and of those that join it."""
         mine = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_AUTH_MODE")}
-        return {**mine, "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", MARK: self.mark, **self.environment}
+        paths = os.pathsep.join([os.getcwd(), mine.get("PYTHONPATH", "")])  # tasks are defined in tests/
+        own = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "PYTHONPATH": paths, MARK: self.mark}
+        return {**mine, **own, **self.environment}
 
     def start_head(self, *arguments: str, cpus: float = 0, settings: Mapping[str, Any] = QUICK) -> None:
         """Start the head's processes; again after they were killed, with the same address."""
@@ -140,6 +142,24 @@ class OwnCluster:
         for process in (raylet, *raylet.children(recursive=True)):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
+
+    def kill_gcs(self) -> Callable[[], None]:
+        """Kill the GCS alone; returns what starts it again, as whatever supervises it would."""
+        (gcs,) = self.processes("gcs_server")
+        command, environment = gcs.cmdline(), gcs.environ()
+        gcs.kill()
+        gcs.wait()
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return lambda: subprocess.Popen(command, env=environment, start_new_session=True, **quiet) and None
+
+    def kill_head(self) -> None:
+        """Kill the GCS, and with it everybody on the head's node: the raylet, its workers, Ray's other processes."""
+        head = min(self.processes("raylet"), key=lambda p: p.create_time())
+        kept = {p.pid for r in self.processes("raylet") if r != head for p in (r, *r.children(recursive=True))}
+        for process in self.processes():
+            if process.pid not in kept:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
 
     def close(self) -> None:
         """End every process that is left."""

@@ -12,13 +12,13 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from shoal.capacity.appetite import Appetite, Table
-from shoal.capacity.precedence import Claim, Holding, Lack, Way, heed, precedence
+from shoal.capacity.asks import Asks
+from shoal.capacity.precedence import Claim, Holding, Lack, Way, precedence
 from shoal.coordinator.feeding import Feeding
 from shoal.coordinator.scene import Scene
 from shoal.membership.phases import Phase
@@ -29,20 +29,9 @@ PATIENCE_S = 3.0
 """A place that the cluster has not granted for so long is one that is lacking: others may have it."""
 ROUND_S = 2.0
 """Between two looks at the claims of all."""
-HOLD_S = 8.0
-"""For how long a run gives way after it was asked the last time."""
 ANSWER_S = 2.0
 OTHERS = re.compile(r"-[0-9a-f]{12,}-w\d+$|-feed$|^shoal-pool-")
 """Names that begin like a coordinator's and are none."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What another run asked for last."""
-
-    claim: Claim
-    way: Way
-    until: float
 
 
 class Sharing:
@@ -51,7 +40,7 @@ class Sharing:
     def __init__(self, scene: Scene, feeding: Feeding) -> None:
         self._scene, self._feeding = scene, feeding
         self._appetite = Appetite(scene.plan.job.workers.idle_s)
-        self._asked: dict[str, _Asked] = {}
+        self._asks = Asks()
         self._before: dict[str, Way] = {}
         self._said = ""
 
@@ -74,8 +63,7 @@ class Sharing:
             scene.book.say("info", f"{order.give_back} idle workers are given back: {order.reason}")
             for hand in self._idle()[-order.give_back :]:
                 scene.crew.end(hand.member)
-        held_back = scene.crew.staying if self._asked else order.want
-        scene.crew.want(min(order.want, held_back))
+        scene.crew.want(min(order.want, scene.crew.staying) if self._asks.live(now) else order.want)
 
     def _table(self, now: float) -> Table:
         scene, running = self._scene, self._scene.running
@@ -164,18 +152,14 @@ class Sharing:
     def asked(self, asker: Claim, way: Way) -> None:
         """Another run asks this one to give way."""
         own = self.claim()
-        if own is not None and own.priority <= asker.priority:
-            self._asked[asker.run] = _Asked(asker, way, time.monotonic() + HOLD_S)
+        if own is not None:
+            self._asks.hear(own, asker, way, time.monotonic())
 
     def _give_way(self, now: float) -> None:
         """Those leave whose places others need; who was to leave and is still here stays if nobody asks any more."""
-        scene = self._scene
-        self._asked = {run: asked for run, asked in self._asked.items() if asked.until > now}
-        own = self.claim()
-        going: dict[str, str] = {}
-        for run, asked in self._asked.items():
-            for worker in heed(own, asked.claim, asked.way.workers) if own is not None else ():
-                going[worker] = _why(run, asked.claim.priority, scene.plan.job.workers.priority)
+        scene, own = self._scene, self.claim()
+        found = self._asks.going(own, now) if own is not None else {}
+        going = {worker: _why(asker, scene.plan.job.workers.priority) for worker, asker in found.items()}
         self._tell(going)
         for hand in list(scene.crew.hands.values()):
             if hand.member in going and hand.leaving is None:
@@ -183,7 +167,7 @@ class Sharing:
                 members = scene.running.view.members if scene.running is not None else ()
                 if not scene.formed or (members and hand.member not in members):
                     scene.crew.end(hand.member)  # it takes part in nothing that it could leave
-            elif not self._asked and hand.gives_way is not None and hand.leaving == hand.gives_way:
+            elif not self._asks.live(now) and hand.gives_way is not None and hand.leaving == hand.gives_way:
                 hand.leaving = hand.gives_way = None
 
     def _tell(self, going: Mapping[str, str]) -> None:
@@ -193,8 +177,8 @@ class Sharing:
         self._said = said
 
 
-def _why(run: str, theirs: int, ours: int) -> str:
-    return f"its place is for run {run} (workers.priority {theirs}, this run has {ours})"
+def _why(asker: Claim, ours: int) -> str:
+    return f"its place is for run {asker.run} (workers.priority {asker.priority}, this run has {ours})"
 
 
 def _coordinators(own: str) -> list[Any]:

@@ -77,14 +77,19 @@ def places_of(cpus: float, node_id: str | None) -> tuple[Need, int]:
 
 
 def find(name: str, cpus: float) -> Reservation | None:
-    """What an earlier process reserved under `name`, if it is still there."""
-    from ray.util.placement_group import get_placement_group
+    """What an earlier process reserved under `name`, if it is still there. What was not granted, or was on a node that
+    is gone, is given back."""
+    from ray.util.placement_group import get_placement_group, remove_placement_group
 
     count, each = _bundles(cpus)
     try:
-        return Reservation(count * each, each, get_placement_group(name))
+        group = get_placement_group(name)
     except ValueError:
         return None
+    if group.wait(0):
+        return Reservation(count * each, each, group)
+    remove_placement_group(group)
+    return None
 
 
 def _bundles(cpus: float) -> tuple[int, float]:
