@@ -5,8 +5,8 @@ The rules, in this order:
 1. Room that is free goes to the run of the highest priority that lacks some, then to who came first.
 2. Where there is none, workers of runs of a lower priority leave: as few as possible, of the lowest priority first, and
    of one run the newest first.
-3. No run is brought below the fewest workers that it can run with, unless the one that lacks a place cannot run
-   without it either.
+3. No run is brought below the fewest workers that it can run with, unless the one that lacks places cannot run
+   without them either. That one gets all that it needs to run, or nothing.
 4. Among runs of the same priority nobody gives way, but for one case: runs that all have a part of what they need to
    begin would wait for each other for ever. There, who came later and has not begun gives way.
 
@@ -18,6 +18,7 @@ changes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 from shoal.capacity.fits import Need, Node, held, suits
@@ -85,11 +86,15 @@ def precedence(nodes: Sequence[Node], claims: Iterable[Claim]) -> dict[str, Way]
     table = _Table(nodes, queue)
     served: dict[str, int] = {}
     for claim in queue:
-        for lack in sorted(claim.lacks, key=lambda one: not one.vital):
-            for _ in range(lack.count):
-                if not table.serve(claim, lack):
-                    break
-                served.setdefault(claim.run, claim.priority)
+        vital = [lack for lack in claim.lacks if lack.vital for _ in range(lack.count)]
+        more = [lack for lack in claim.lacks if not lack.vital for _ in range(lack.count)]
+        before = table.copy()
+        if not all(table.serve(claim, lack) for lack in vital):
+            table = before
+        elif vital or more:
+            found_more = [table.serve(claim, lack) for lack in more]
+            if vital or any(found_more):
+                served[claim.run] = claim.priority
     first = next(iter(served), "")
     found: dict[str, Way] = {}
     for claim in queue:
@@ -125,6 +130,14 @@ class _Table:
             for holding in claim.holds:
                 if holding.leaving and holding.node in self._free:
                     self._add(holding.node, claim.need, 1)  # it will be free in a moment
+
+    def copy(self) -> _Table:
+        """The same, to go on from if what is tried on this one fails."""
+        other = copy(self)
+        other._free = {node: dict(amounts) for node, amounts in self._free.items()}
+        other._staying = dict(self._staying)
+        other.taken = {run: dict(workers) for run, workers in self.taken.items()}
+        return other
 
     def serve(self, claim: Claim, lack: Lack) -> bool:
         """Find a place for one of `lack`: a free one, else one that others leave."""

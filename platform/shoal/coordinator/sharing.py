@@ -110,9 +110,8 @@ class Sharing:
     def _lacks(self) -> tuple[Lack, ...]:
         scene, plan = self._scene, self._scene.plan
         reading = self._feeding.lacking(PATIENCE_S)
-        if reading is not None:
-            # Nothing can begin before it; then workers are asked for, and lack or do not.
-            return (Lack(*reading, vital=True),)
+        if reading is not None:  # workers are asked for when it is there, and then are needed as much
+            return Lack(*reading, vital=True), Lack(need_of(plan.job.workers), scene.low, vital=True)
         have, unmet = scene.crew.staying, scene.crew.unmet(PATIENCE_S)
         of_use = max(size for size in (have, *useful_sizes(scene.low, scene.high, plan.job.batch.virtual_shards))
                      if size <= max(have + unmet, scene.low))  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.capacity.fits import Need, Node, room
@@ -59,6 +59,12 @@ def test_a_higher_run_takes_the_newest_workers_of_a_lower_one_down_to_its_least(
     assert given_up([node("n", 4)], low, claim("high", 1, lacks=1)) == {"low": ("w3",)}
     assert given_up([node("n", 4)], low, claim("high", 1, lacks=4)) == {"low": ("w3", "w2")}
     assert given_up([node("n", 4)], low, claim("high", 1, vital=3)) == {"low": ("w3", "w2", "w1")}, "or it cannot start"
+
+
+def test_nobody_is_stopped_for_a_run_that_could_not_run_all_the_same() -> None:
+    low = claim("low", 0, "n", "n", least=2)
+    assert precedence([node("n", 2)], [low, claim("high", 1, vital=3, least=3)]) == {}
+    assert given_up([node("n", 2)], low, claim("high", 1, vital=2, least=2)) == {"low": ("w1", "w0")}
 
 
 def test_free_room_comes_first_and_is_kept_for_the_higher_run() -> None:
@@ -150,6 +156,7 @@ def vital(one: Claim) -> bool:
     return any(lack.vital for lack in one.lacks)
 
 
+@settings(deadline=None)
 @given(clusters())
 def test_the_rules_hold(cluster: tuple[list[Node], list[Claim]]) -> None:
     nodes, claims = cluster
@@ -166,6 +173,7 @@ def test_the_rules_hold(cluster: tuple[list[Node], list[Claim]]) -> None:
             assert any(vital(c) and c.priority >= own.priority for c in claims if c is not own)
 
 
+@settings(deadline=None)
 @given(clusters())
 def test_carried_out_it_comes_to_rest_and_nobody_gets_back_and_forth(cluster: tuple[list[Node], list[Claim]]) -> None:
     nodes, claims = cluster
