@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import ray
 
 BIN = Path(sys.executable).parent
 MARK = "SHOAL_TEST_CLUSTER"
@@ -31,6 +32,7 @@ QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "hea
 """A node that dies is noticed after two seconds, not after fifteen."""
 HOST = "127.0.0.1"
 
+_HEAD = "ray.head.default"  # the fake provider knows it by this name alone
 _PROVIDER = {
     # Ray's wheel lacks the file that the name `fake_multinode` leads to; the class itself is there.
     "type": "external",
@@ -41,7 +43,7 @@ _PROVIDER = {
     "launch_multiple": True,
 }
 _AUTOSCALING: Mapping[str, Any] = {
-    "cluster_name": "fake", "max_workers": 8, "head_node_type": "head", "upscaling_speed": 100,
+    "cluster_name": "fake", "max_workers": 8, "head_node_type": _HEAD, "upscaling_speed": 100,
     "idle_timeout_minutes": 0.05, "auth": {}, "docker": {}, "file_mounts": {}, "cluster_synced_files": [],
     "file_mounts_sync_continuously": False, "rsync_exclude": [], "rsync_filter": [], "initialization_commands": [],
     "setup_commands": [], "head_setup_commands": [], "worker_setup_commands": [], "head_start_ray_commands": [],
@@ -71,7 +73,7 @@ class OwnCluster:
     @property
     def address(self) -> str:
         """Of its GCS."""
-        return f"{HOST}:{self.port}"
+        return f"{ray.util.get_node_ip_address()}:{self.port}"
 
     @property
     def env(self) -> dict[str, str]:
@@ -83,6 +85,7 @@ class OwnCluster:
 
     def start_head(self, *arguments: str, cpus: float = 0, settings: Mapping[str, Any] = QUICK) -> None:
         """Start the head's processes; again after they were killed, with the same address."""
+        (self.folder / "r" / "ray_current_cluster").unlink(missing_ok=True)  # a new machine has never had a cluster
         ray_client = free_ports(1)[0]
         self._ray(
             "start", "--head", f"--port={self.port}", f"--temp-dir={self.folder}/r", "--include-dashboard=false",
@@ -99,7 +102,7 @@ class OwnCluster:
         config = {
             **_AUTOSCALING,
             "provider": {**_PROVIDER, "gcs_address": self.address, "head_node_id": FAKE_HEAD_NODE_ID},
-            "available_node_types": {"head": head, **groups},
+            "available_node_types": {_HEAD: head, **groups},
         }
         file = self.folder / "autoscaling.json"
         file.write_text(json.dumps(config))
@@ -119,7 +122,7 @@ class OwnCluster:
 
     def _ray(self, *arguments: str) -> None:
         common = (
-            f"--node-ip-address={HOST}", f"--object-store-memory={MEMORY}", "--disable-usage-stats",
+            f"--node-ip-address={self.address.partition(':')[0]}", f"--object-store-memory={MEMORY}", "--disable-usage-stats",
             "--min-worker-port=0", "--max-worker-port=0",
         )  # fmt: skip
         said = subprocess.run(

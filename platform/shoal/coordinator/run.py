@@ -53,6 +53,7 @@ class Run:
         self._incarnation = time.time_ns()
         self._revived, self._let_go = revived, let_go
         self._fading: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._ready = False
         self._life: asyncio.Task[Ended] | None = None
         self._asked_at = self._tidied_at = time.monotonic()
@@ -233,7 +234,9 @@ class Run:
             if now - self._tidied_at >= TIDY_S:
                 self._tidied_at = now
                 self._scene.book.look_after()
-                await self._stage.look_for_notices()
+                if self._looking is None or self._looking.done():  # not waited for: without a GCS there is no answer
+                    self._looking = asyncio.ensure_future(self._stage.look_for_notices())
+                    self._looking.add_done_callback(self._background_ended)
                 self._stage.read_meters()
                 await self._mind_submitter(now)
 
