@@ -1,4 +1,4 @@
-"""`ray job submit` on a head that was started with `ray start --head`, and `ray job stop`."""
+"""`ray job submit` and `shoal submit` on the head of `ray start --head`: followed, stopped, abandoned."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 pytestmark = pytest.mark.cluster
 
 BIN = Path(sys.executable).parent
+SECRET = "not-for-anybody-7f3a"
 RECIPE = """
 import shoal
 from tests.support.sabotage import Digits
@@ -32,6 +34,19 @@ job = shoal.Job(
     evaluation=shoal.Evaluation(every=None, samples=64),
     checkpoints=shoal.Checkpoints(every=None, export=False),
 )
+"""
+GUARDED = """
+from pathlib import Path
+
+from mine import job
+
+if "working_dir_files" in Path.cwd().parts:
+    assert not any(Path(name).exists() for name in (".env", "runs", "large")), "they stay at home"
+"""
+SWEEP = """
+from shoal.tuning import Sweep, choice
+
+sweep = Sweep(job="mine.py", overrides=("budget.steps=4",), space={"optimizer.lr": choice(1e-3, 1e-2)}, trials=2)
 """
 
 
@@ -104,6 +119,11 @@ def project(tmp_path: Path) -> Path:
     support = Path(__file__).parents[1] / "support"
     (tmp_path / "work" / "jobs").mkdir(parents=True)
     (tmp_path / "work" / "jobs" / "mine.py").write_text(RECIPE)
+    (tmp_path / "work" / "jobs" / "sweeping.py").write_text(SWEEP)
+    (tmp_path / "work" / "jobs" / "guarded.py").write_text(GUARDED)
+    for stays in (".env", "runs/old/ledger.jsonl", "large/data.bin"):
+        (tmp_path / "work" / stays).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "work" / stays).write_text(f"TOKEN={SECRET}")
     (tmp_path / "work" / "tests" / "support").mkdir(parents=True)
     (tmp_path / "work" / "tests" / "support" / "sabotage.py").write_text((support / "sabotage.py").read_text())
     return tmp_path / "work"
@@ -115,6 +135,21 @@ def submit(environment: dict[str, str], project: Path, name: str, *arguments: st
     done = jobs(environment, "submit", *flags, f"--submission-id={name}", f"--working-dir={project}", "--", *entry)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
+
+
+def shoal(environment: dict[str, str], project: Path, *arguments: str) -> subprocess.Popen[str]:
+    """`shoal submit` as a user types it, with secrets in the environment, `ray` on another cluster than --address."""
+    own = {**environment, "RAY_ADDRESS": "http://127.0.0.1:1", "HF_TOKEN": SECRET, "AWS_SECRET_ACCESS_KEY": SECRET}
+    return subprocess.Popen(
+        [str(BIN / "shoal"), "submit", *arguments, "--address", environment["RAY_ADDRESS"]],
+        env=own, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def said_by(process: subprocess.Popen[str]) -> str:
+    said, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, said[-5000:]
+    return said
 
 
 def test_a_submitted_recipe_trains_to_its_end(head: dict[str, str], project: Path, tmp_path: Path) -> None:
@@ -134,3 +169,46 @@ def test_a_stopped_job_checkpoints_and_says_so(head: dict[str, str], project: Pa
     assert list(folder.glob("checkpoints/*/manifest.json"))
     said = jobs(head, "status", "to-be-stopped")
     assert "stopped" in (said.stdout + said.stderr).lower(), said
+
+
+def test_shoal_submit_follows_a_job_and_tells_nobody_a_secret(
+    head: dict[str, str], project: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    asked = ["jobs/guarded.py", "--runs", str(runs), "--name", "followed", "--env", "COLOUR=teal", "--exclude", "large"]
+    said = said_by(shoal(head, project, *asked, "--set", "budget.steps=6"))
+    assert "finished after 6 steps" in said
+    assert json.loads((runs / "followed" / "run.json").read_text())["status"] == "finished"
+    (known,) = [
+        json.loads(line) for line in said_by(shoal(head, project, "--status", "followed", "--json")).splitlines()
+    ]
+    assert known["status"] == "succeeded"
+    assert "followed" in said_by(shoal(head, project, "--list"))
+    with urllib.request.urlopen(f"{head['RAY_ADDRESS']}/api/jobs/followed") as answer:
+        told = answer.read().decode()
+    assert "COLOUR" in told
+    written = [p.read_text(errors="replace") for p in runs.rglob("*") if p.is_file()]
+    assert SECRET not in "".join([said, told, *written])
+    again = shoal(head, project, *asked)
+    assert "job of that name" in again.communicate(timeout=60)[0]
+    assert again.returncode == 2
+
+
+def test_a_job_outlives_the_process_that_sent_it(head: dict[str, str], project: Path, tmp_path: Path) -> None:
+    ledger = tmp_path / "runs" / "orphan" / "ledger.jsonl"
+    asked = ["jobs/mine.py", "--runs", str(tmp_path / "runs"), "--name", "orphan", "--exclude", "large"]
+    sender = shoal(head, project, *asked, "--set", "budget.steps=60")
+    wait_for("the first commit", lambda: ledger.exists() and '"commit"' in ledger.read_text(), 180)
+    sender.kill()
+    sender.wait(10)
+    said = said_by(shoal(head, project, "--follow", "orphan"))
+    assert "finished after 60 steps" in said
+    assert said.count('"started"') <= 1
+
+
+def test_a_sweep_is_submitted_like_a_run(head: dict[str, str], project: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    asked = ["--sweep", "jobs/sweeping.py", "--runs", str(runs), "--name", "swept", "--exclude", "large"]
+    said_by(shoal(head, project, *asked))
+    state = json.loads((runs / "sweeps" / "swept" / "sweep.json").read_text())
+    assert len(state["trials"]) == 2
