@@ -96,8 +96,8 @@ def _show_groups(groups: Sequence[Group]) -> None:
     ):
         table.add_column(name, justify="right" if right else "left", no_wrap=True)
     for group in groups:
-        most = "any number" if group.high >= 1 << 30 else str(group.high)
-        many = str(group.low) if group.low == group.high else f"{group.low} to {most}"
+        upper = "any number" if group.high >= 1 << 30 else str(group.high)
+        many = str(group.low) if group.low == group.high else f"{group.low} to {upper}"
         price = "" if group.per_hour is None else dollars(group.per_hour)
         sizes = (f"{group.cpus:g}", f"{group.gpus:g}")
         table.add_row(group.name, many, *sizes, group.machine or "", group.market or "", price)

@@ -15,7 +15,7 @@ from shoal.errors import ConfigError
 
 BLANKS = (
     *("AMI_ID", "PROJECT_ID", "GPU_IMAGE", "SUBSCRIPTION_ID", "HEAD_ADDRESS", "WORKER_ADDRESS", "SSH_USER"),
-    *("IMAGE_REGISTRY", "BUCKET_URI"),
+    *("IMAGE_REGISTRY", "STORAGE_CLASS"),
 )
 """Words in the files of cluster_configs/ that only their user can know."""
 

@@ -99,7 +99,7 @@ def _defined(document: Document) -> Iterator[tuple[str, dict[str, Any]]]:
     """(kind, its schema) of a CustomResourceDefinition, or of a list of them as `kubectl get` prints it."""
     value = document.value if isinstance(document.value, dict) else {}
     for one in value.get("items") or [value]:
-        kind = one.get("spec", {}).get("names", {}).get("kind") if isinstance(one, dict) else None
+        kind = str(one.get("spec", {}).get("names", {}).get("kind")) if isinstance(one, dict) else ""
         for version_ in one.get("spec", {}).get("versions", []) if kind in KINDS else []:
             if version_["name"] == "v1":
                 schema = _strict(version_["schema"]["openAPIV3Schema"])

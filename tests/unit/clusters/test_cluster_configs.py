@@ -26,8 +26,8 @@ BLANKS = {
     "gcp": {"PROJECT_ID", "GPU_IMAGE"},
     "azure": {"SUBSCRIPTION_ID"},
     "local": {"HEAD_ADDRESS", "WORKER_ADDRESS", "SSH_USER"},
-    "raycluster": {"IMAGE_REGISTRY"},
-    "rayjob": {"IMAGE_REGISTRY", "BUCKET_URI"},
+    "raycluster": {"IMAGE_REGISTRY", "STORAGE_CLASS"},
+    "rayjob": {"IMAGE_REGISTRY", "STORAGE_CLASS"},
     "redis": set(),
 }
 
@@ -166,7 +166,9 @@ def test_kuberay_has_what_a_run_needs() -> None:
             "kubernetes.azure.com/scalesetpriority",
         }
         assert pod["terminationGracePeriodSeconds"] <= 30, "less than what the clouds leave a pod"
-        assert pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][:2] == ["shoal", "watch-node"]
+        shoal, drain, flag, seconds = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+        assert (shoal, drain, flag) == ("shoal", "drain-node", "--deadline")
+        assert float(seconds) < pod["terminationGracePeriodSeconds"]
 
 
 def test_head_and_workers_ask_for_opposite_nodes() -> None:
