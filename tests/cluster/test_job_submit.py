@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -34,6 +34,12 @@ job = shoal.Job(
     evaluation=shoal.Evaluation(every=None, samples=64),
     checkpoints=shoal.Checkpoints(every=None, export=False),
 )
+"""
+WITH_MODULES = """
+import colours
+from mine import job
+
+assert colours.TEAL == 3
 """
 GUARDED = """
 from pathlib import Path
@@ -121,6 +127,9 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "work" / "jobs" / "mine.py").write_text(RECIPE)
     (tmp_path / "work" / "jobs" / "sweeping.py").write_text(SWEEP)
     (tmp_path / "work" / "jobs" / "guarded.py").write_text(GUARDED)
+    (tmp_path / "work" / "jobs" / "with_modules.py").write_text(WITH_MODULES)
+    (tmp_path / "modules" / "colours").mkdir(parents=True)
+    (tmp_path / "modules" / "colours" / "__init__.py").write_text("TEAL = 3")
     for stays in (".env", "runs/old/ledger.jsonl", "large/data.bin"):
         (tmp_path / "work" / stays).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "work" / stays).write_text(f"TOKEN={SECRET}")
@@ -129,9 +138,15 @@ def project(tmp_path: Path) -> Path:
     return tmp_path / "work"
 
 
-def submit(environment: dict[str, str], project: Path, name: str, *arguments: str, wait: bool = True) -> str:
-    flags = [] if wait else ["--no-wait"]
-    entry = ["shoal", "train", "jobs/mine.py", "--json", *arguments]
+def committed(folder: Path) -> bool:
+    ledger = folder / "ledger.jsonl"
+    return ledger.exists() and '"commit"' in ledger.read_text()
+
+
+def submit(
+    environment: dict[str, str], project: Path, name: str, recipe: str, *arguments: str, flags: Sequence[str] = ()
+) -> str:
+    entry = ["shoal", "train", recipe, "--json", *arguments]
     done = jobs(environment, "submit", *flags, f"--submission-id={name}", f"--working-dir={project}", "--", *entry)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
@@ -146,14 +161,18 @@ def shoal(environment: dict[str, str], project: Path, *arguments: str) -> subpro
     )  # fmt: skip
 
 
-def said_by(process: subprocess.Popen[str]) -> str:
+def ended(process: subprocess.Popen[str], code: int = 0) -> str:
     said, _ = process.communicate(timeout=280)
-    assert process.returncode == 0, said[-5000:]
+    assert process.returncode == code, said[-5000:]
     return said
 
 
 def test_a_submitted_recipe_trains_to_its_end(head: dict[str, str], project: Path, tmp_path: Path) -> None:
-    said = submit(head, project, "to-the-end", "--runs", str(tmp_path / "runs"))
+    modules = json.dumps(
+        {"py_modules": [str(tmp_path / "modules" / "colours")]}
+    )  # beside those that Shoal ships itself
+    flags = [f"--runtime-env-json={modules}"]
+    said = submit(head, project, "to-the-end", "jobs/with_modules.py", "--runs", str(tmp_path / "runs"), flags=flags)
     assert "succeeded" in said
     (folder,) = (tmp_path / "runs").glob("digits-*")
     assert json.loads((folder / "run.json").read_text())["status"] == "finished"
@@ -161,8 +180,9 @@ def test_a_submitted_recipe_trains_to_its_end(head: dict[str, str], project: Pat
 
 def test_a_stopped_job_checkpoints_and_says_so(head: dict[str, str], project: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    submit(head, project, "to-be-stopped", "--runs", str(runs), "--set", "budget.steps=100000", wait=False)
-    wait_for("the first commit", lambda: any('"commit"' in p.read_text() for p in runs.glob("*/ledger.jsonl")), 180)
+    asked = ["jobs/mine.py", "--runs", str(runs), "--set", "budget.steps=100000"]
+    submit(head, project, "to-be-stopped", *asked, flags=["--no-wait"])
+    wait_for("the first commit", lambda: any(committed(p) for p in runs.glob("digits-*")), 180)
     assert jobs(head, "stop", "to-be-stopped").returncode == 0
     (folder,) = runs.glob("digits-*")
     wait_for("the end of the run", lambda: json.loads((folder / "run.json").read_text())["status"] == "stopped", 60)
@@ -171,44 +191,37 @@ def test_a_stopped_job_checkpoints_and_says_so(head: dict[str, str], project: Pa
     assert "stopped" in (said.stdout + said.stderr).lower(), said
 
 
-def test_shoal_submit_follows_a_job_and_tells_nobody_a_secret(
+def test_a_submitted_run_is_followed_and_stopped_and_tells_nobody_a_secret(
     head: dict[str, str], project: Path, tmp_path: Path
 ) -> None:
-    runs = tmp_path / "runs"
-    asked = ["jobs/guarded.py", "--runs", str(runs), "--name", "followed", "--env", "COLOUR=teal", "--exclude", "large"]
-    said = said_by(shoal(head, project, *asked, "--set", "budget.steps=6"))
-    assert "finished after 6 steps" in said
-    assert json.loads((runs / "followed" / "run.json").read_text())["status"] == "finished"
-    (known,) = [
-        json.loads(line) for line in said_by(shoal(head, project, "--status", "followed", "--json")).splitlines()
-    ]
-    assert known["status"] == "succeeded"
-    assert "followed" in said_by(shoal(head, project, "--list"))
+    folder = tmp_path / "runs" / "followed"
+    asked = ["jobs/guarded.py", "--runs", str(folder.parent), "--name", "followed", "--env", "COLOUR=teal"]
+    asked += ["--exclude", "large", "--set", "budget.steps=100000"]
+    sender = shoal(head, project, *asked)
+    wait_for("the first commit", lambda: committed(folder), 180)
+    (known,) = ended(shoal(head, project, "--status", "followed", "--json")).splitlines()
+    assert json.loads(known)["status"] == "running"
+    assert "stopping after this step" in ended(shoal(head, project, "--stop", "followed"))
+    said = ended(sender, code=130)
+    assert "stopped after" in said
+    assert list(folder.glob("checkpoints/*/manifest.json"))
+    listed = ended(shoal(head, project, "--list"))
+    assert "followed" in listed
     with urllib.request.urlopen(f"{head['RAY_ADDRESS']}/api/jobs/followed") as answer:
         told = answer.read().decode()
     assert "COLOUR" in told
-    written = [p.read_text(errors="replace") for p in runs.rglob("*") if p.is_file()]
-    assert SECRET not in "".join([said, told, *written])
-    again = shoal(head, project, *asked)
-    assert "job of that name" in again.communicate(timeout=60)[0]
-    assert again.returncode == 2
+    written = [p.read_text(errors="replace") for p in folder.rglob("*") if p.is_file()]
+    assert SECRET not in "".join([said, listed, told, *written])
+    assert "job of that name" in ended(shoal(head, project, *asked), code=2)
+    assert "is over: it stopped" in ended(shoal(head, project, "--stop", "followed"), code=2)
 
 
-def test_a_job_outlives_the_process_that_sent_it(head: dict[str, str], project: Path, tmp_path: Path) -> None:
-    ledger = tmp_path / "runs" / "orphan" / "ledger.jsonl"
-    asked = ["jobs/mine.py", "--runs", str(tmp_path / "runs"), "--name", "orphan", "--exclude", "large"]
-    sender = shoal(head, project, *asked, "--set", "budget.steps=60")
-    wait_for("the first commit", lambda: ledger.exists() and '"commit"' in ledger.read_text(), 180)
+def test_a_sweep_outlives_the_process_that_sent_it(head: dict[str, str], project: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "sweeps" / "swept"
+    asked = ["--sweep", "jobs/sweeping.py", "--runs", str(tmp_path / "runs"), "--name", "swept", "--exclude", "large"]
+    sender = shoal(head, project, *asked)
+    wait_for("the first trial", lambda: any(committed(p) for p in (tmp_path / "runs").glob("swept-*")), 180)
     sender.kill()
     sender.wait(10)
-    said = said_by(shoal(head, project, "--follow", "orphan"))
-    assert "finished after 60 steps" in said
-    assert said.count('"started"') <= 1
-
-
-def test_a_sweep_is_submitted_like_a_run(head: dict[str, str], project: Path, tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
-    asked = ["--sweep", "jobs/sweeping.py", "--runs", str(runs), "--name", "swept", "--exclude", "large"]
-    said_by(shoal(head, project, *asked))
-    state = json.loads((runs / "sweeps" / "swept" / "sweep.json").read_text())
-    assert len(state["trials"]) == 2
+    ended(shoal(head, project, "--follow", "swept"))
+    assert len(json.loads((folder / "sweep.json").read_text())["trials"]) == 2

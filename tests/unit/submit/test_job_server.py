@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -11,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from shoal.cli.main import run
 from shoal.errors import CapacityError, ConfigError
@@ -188,3 +190,94 @@ def test_within_gives_what_it_has_and_never_waits_longer() -> None:
     with pytest.raises(TimeoutError, match="no answer within"):
         within(0.1, threading.Event().wait)
     assert time.monotonic() - begun < 2
+
+
+class Talking:
+    """A job server that tells a log, and whose connections break where the test says."""
+
+    def __init__(self, *tellings: tuple[list[str], str]) -> None:
+        """Each: what one connection tells, and how it ends then: `break`, `close`, or `hang`."""
+        self.tellings, self.status, self.connections = list(tellings), "RUNNING", 0
+
+    async def version(self, request: web.Request) -> web.Response:
+        return web.json_response({"version": "4", "ray_version": "2.60.0"})
+
+    async def job(self, request: web.Request) -> web.Response:
+        if self.connections >= len(self.tellings):
+            self.status = "SUCCEEDED"
+        return web.json_response(
+            {"type": "SUBMISSION", "submission_id": "a", "status": self.status, "entrypoint": "shoal train"}
+        )
+
+    async def log(self, request: web.Request) -> web.StreamResponse:
+        line = web.WebSocketResponse()
+        await line.prepare(request)
+        chunks, then = self.tellings[min(self.connections, len(self.tellings) - 1)]
+        self.connections += 1
+        for chunk in chunks:
+            await line.send_str(chunk)
+        if then == "break":
+            assert request.transport is not None
+            request.transport.abort()
+        elif then == "hang":
+            await asyncio.sleep(30)
+        else:
+            await line.close()
+        return line
+
+
+@pytest.fixture
+def talking() -> Iterator[Callable[[Talking], str]]:
+    """Serve a `Talking`; returns its address."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    runners: list[web.AppRunner] = []
+
+    async def up(told: Talking) -> str:
+        app = web.Application()
+        app.router.add_get("/api/version", told.version)
+        app.router.add_get("/api/jobs/a", told.job)
+        app.router.add_get("/api/jobs/a/logs/tail", told.log)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        runners.append(runner)
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        return f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+    yield lambda told: asyncio.run_coroutine_threadsafe(up(told), loop).result(10)
+    for runner in runners:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
+
+
+def test_a_broken_connection_is_found_again_and_nothing_is_said_twice(talking: Callable[[Talking], str]) -> None:
+    told = Talking((["one\n", "tw"], "break"), (["one\ntwo\n"], "close"), (["one\ntwo\nthree\n"], "close"))
+    heard: list[str] = []
+    job = connect(talking(told), {}).follow("a", heard.append)
+    assert "".join(heard) == "one\ntwo\nthree\n"
+    assert job.status == "succeeded"
+    assert told.connections == 3
+
+
+def test_a_connection_that_hangs_does_not_hide_the_end(
+    talking: Callable[[Talking], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = connect(talking(Talking((["one\n"], "hang"))), {})
+    monkeypatch.setattr(jobs, "ANSWER_S", 0.5)
+    heard: list[str] = []
+    begun = time.monotonic()
+    assert server.follow("a", heard.append).status == "succeeded"
+    assert heard == ["one\n"]
+    assert time.monotonic() - begun < SOON_S
+
+
+def test_a_server_that_stays_away_ends_the_following_and_not_the_job(
+    talking: Callable[[Talking], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Talking(*[([], "break")] * 1000)
+    server = connect(talking(told), {})
+    monkeypatch.setattr(jobs, "LOST_S", 1.5)
+    with pytest.raises(CapacityError, match=r"The job goes on .*shoal submit --follow a"):
+        server.follow("a", lambda text: None)
+    assert told.connections > 1, "it was looked for more than once"
