@@ -83,8 +83,10 @@ MAY_IMPORT = {
     "pool",
     "launch": "errors positions job data state tasks tracking coordinator audit pool ray_compat run_folder cli.display "
     "optim.range_test",
+    "clusters": "errors job ray_compat tracking.prices",
+    "submit": "errors job ray_compat launch.cluster launch.prepare tuning.recipe",
     "cli": "errors environment __version__ run_folder positions job data tasks tracking audit coordinator.status "
-    "launch optim.schedules optim.batch_rules optim.range_test tuning",
+    "launch optim.schedules optim.batch_rules optim.range_test tuning submit clusters",
     "__init__": "job tasks launch tuning",
     "__main__": "cli",
 }
