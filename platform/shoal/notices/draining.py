@@ -10,8 +10,9 @@ import psutil
 
 from shoal.errors import CapacityError, ConfigError
 from shoal.launch.cluster import reach
+from shoal.notices.cluster import ClusterSeen, NodeSeen
 from shoal.notices.notice import Notice
-from shoal.ray_compat import ClusterSeen, NodeSeen, cluster_address
+from shoal.ray_compat import cluster_address
 
 AHEAD_S = 1.0
 """A drain without a future end is refused; a notice may say that its time has come."""

@@ -10,9 +10,9 @@ import pytest
 
 from shoal.cli.main import run as shoal_command
 from shoal.errors import CapacityError, ConfigError
+from shoal.notices.cluster import ClusterSeen, NodeSeen
 from shoal.notices.draining import ThisNode, drain_for, is_training, local_addresses, pick, this_node, wait_until_left
 from shoal.notices.notice import Notice
-from shoal.ray_compat import ClusterSeen, NodeSeen
 
 pytestmark = pytest.mark.unit
 
