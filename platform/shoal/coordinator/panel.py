@@ -88,15 +88,19 @@ class Panel:
         self._add(name, total - self._booked.get(key, 0.0), **tags)
         self._booked[key] = max(total, self._booked.get(key, 0.0))
 
+    def tell(self) -> None:
+        """What was counted goes to Ray."""
+        for (name, tags), amount in self._counted.items():
+            self._counters[name].inc(float(amount), {**self._tags, **dict(tags)})
+        self._counted.clear()
+
     # What is shown ---------------------------------------------------------------------------------------------------
 
     def show(self) -> None:
         """Once a second, and at the end: how the run stands."""
         scene, now = self._scene, time.monotonic()
         book, running, phase = scene.book, scene.running, control.status(scene).phase
-        for (name, tags), amount in self._counted.items():
-            self._counters[name].inc(float(amount), {**self._tags, **dict(tags)})
-        self._counted.clear()
+        self.tell()
         for one in (*control.SHOWN.values(), "stopping", "done"):
             self._set("shoal_phase", (phase if scene.phase is not Phase.DONE else "done") == one, phase=one)
         states = Count(m.state for m in control.members(scene))
