@@ -52,17 +52,15 @@ class Conductor:
     cluster: Any
     events: int
     took: dict[str, list[float]] = field(default_factory=dict)
-    failure: str | None = None
+    trains: threading.Event = field(default_factory=threading.Event)
     _run: str = ""
-    _thread: threading.Thread | None = None
 
     def started(self, info: Mapping[str, Any]) -> None:
         self._run = info["run_id"]
 
     def status(self, status: RunStatus) -> None:
-        if self._thread is None and status.phase == "training":
-            self._thread = threading.Thread(target=self._conduct, daemon=True)
-            self._thread.start()
+        if status.phase == "training":
+            self.trains.set()
 
     def event(self, kind: str, text: str) -> None:
         if kind in ("join", "leave", "loss", "warning"):
@@ -71,19 +69,18 @@ class Conductor:
     def finished(self, outcome: Outcome) -> None:
         pass
 
-    def _conduct(self) -> None:
+    def conduct(self) -> None:
+        """On the main thread, where alone Ray starts nodes."""
+        assert self.trains.wait(DEADLINE_S), "the run does not begin"
         coordinator = find(self._run)
-        try:
-            for _ in range(self.events):
-                for kind, (provider, seconds) in KINDS.items():
-                    if not kind.startswith(HASTY):
-                        node(self.cluster)
-                    self._notice(coordinator, kind, provider, seconds)
-                    if kind.startswith(HASTY):
-                        node(self.cluster)
-                    _wait(lambda: len(_members(coordinator)) == SLOTS)
-        except Exception as error:  # noqa: BLE001 - told by the main thread, which waits for the run's end
-            self.failure = repr(error)
+        for _ in range(self.events):
+            for kind, (provider, seconds) in KINDS.items():
+                if not kind.startswith(HASTY):
+                    node(self.cluster)
+                self._notice(coordinator, kind, provider, seconds)
+                if kind.startswith(HASTY):
+                    node(self.cluster)
+                _wait(lambda: len(_members(coordinator)) == SLOTS)
         ray.get(coordinator.stop.remote("measured"))
 
     def _notice(self, coordinator: Any, kind: str, provider: Any, seconds: float) -> None:
@@ -155,9 +152,12 @@ def _report(cluster: Any, events: int, root: Path) -> None:
     conductor = Conductor(cluster, events)
     workers = shoal.Workers(min=1, max=SLOTS, resources={"slot": 1})
     endless = replace(main_job("replicated", 10**6), workers=workers)
-    outcome = run_job(endless, options=RunOptions(runs_dir=root), display=conductor)
-    assert conductor.failure is None, conductor.failure
-    entries = read(RunFolder(Path(outcome.folder)).ledger)[0]
+    options = RunOptions(runs_dir=root, name="notices")
+    running = threading.Thread(target=lambda: run_job(endless, options=options, display=conductor), daemon=True)
+    running.start()
+    conductor.conduct()
+    running.join(DEADLINE_S)
+    entries = read(RunFolder(root / "notices").ledger)[0]
     redone = sum(e["steps_redone"] for e in entries if e["kind"] == "change")
     losses = sum(e["kind"] == "loss" for e in entries)
     rows = [f"| {kind} | {spread(found, 2)} |" for kind, found in conductor.took.items()]
