@@ -33,6 +33,8 @@ LOCAL_SETTINGS = {
     "RAY_enable_metrics_collection": "0",
     "RAY_task_events_report_interval_ms": "0",
     "RAY_event_stats": "0",
+    # Look for new log files twice a second, as with many of them, not ten times: that took 1 % of a core.
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
 }
 """Ray's own settings for a cluster that lives and dies with one run on this machine; what the user has set wins."""
 
@@ -47,6 +49,7 @@ TUNE_SETTINGS = {
 """Ray Tune has no arguments for these; it looks at the environment when a sweep begins."""
 
 NICE = 5
+AUTOSCALER_ANSWERS_S = 5
 
 _BUILDING = threading.Lock()
 """`DataContext.current()` swaps a variable of the whole process."""
@@ -243,6 +246,29 @@ def draining_nodes() -> dict[str, float]:
     from ray._private.state import state
 
     return {node: deadline_ms / 1e3 for node, deadline_ms in state.get_draining_nodes().items()}
+
+
+def free_amounts() -> dict[str, dict[str, float]]:
+    """What is free on each node: id (hex) -> amounts by resource. It can be some tenths of a second old."""
+    from ray._private.state import available_resources_per_node
+
+    return available_resources_per_node()
+
+
+def autoscaler_says() -> str:
+    """What the cluster's autoscaler makes of what it was asked for, as the end of a sentence; "": it says nothing, or
+    there is none. Only Ray's second autoscaler tells it."""
+    import ray
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    try:
+        status = get_cluster_status(ray.get_runtime_context().gcs_address, AUTOSCALER_ANSWERS_S)
+    except Exception:  # noqa: BLE001 - a developer API, asked for a sentence in a message that stands without it
+        return ""
+    coming = sum(launch.count for launch in status.pending_launches) + len(status.pending_nodes)
+    parts = [f"is adding {coming} nodes"] if coming else []
+    parts += [f"could not add {failed.ray_node_type_name} ({failed.details})" for failed in status.failed_launches[-1:]]
+    return " and ".join(parts)
 
 
 def job_client(address: str) -> Any:
