@@ -32,6 +32,8 @@ PURE = (
     "shoal.errors",
     "shoal.environment",
     "shoal.job",
+    "shoal.labels",
+    "shoal.capacity",
     "shoal.membership",
     "shoal.digests",
     "shoal.positions",
@@ -57,30 +59,34 @@ MAY_IMPORT = {
     "digests": "",
     "positions": "",
     "locks": "",
+    "labels": "errors",
     "run_folder": "errors locks",
-    "job": "errors positions run_folder",
+    "job": "errors labels positions run_folder",
+    "capacity": "labels",
     "membership": "errors digests positions optim.noise",
     "tasks": "errors job",
     "optim": "errors job",
     "ray_compat": "errors",
     "deepspeed_compat": "errors",
     "orphans": "ray_compat",
-    "data": "errors positions job ray_compat orphans",
+    "data": "errors positions job capacity ray_compat orphans",
     "state": "errors job membership tasks",
     "engines": "errors job optim state tasks deepspeed_compat",
     "tracking": "errors job locks run_folder",
     "audit": "errors digests positions job run_folder data tracking.ledger",
-    "worker": "__version__ errors digests job membership optim data state engines tasks ray_compat orphans "
+    "worker": "__version__ errors digests job capacity membership optim data state engines tasks ray_compat orphans "
     "tracking.energy",
-    "coordinator": "errors positions job membership data state tasks tracking worker ray_compat run_folder "
+    "coordinator": "errors positions job capacity membership data state tasks tracking worker ray_compat run_folder "
     "pool.division pool.spec orphans optim.range_test optim.noise",
-    "pool": "errors job data worker coordinator ray_compat launch.cluster",
+    "pool": "errors labels job data worker coordinator ray_compat launch.cluster",
     "tuning": "errors job run_folder ray_compat data.sources state.store tracking coordinator.status launch cli.text "
     "pool",
     "launch": "errors positions job data state tasks tracking coordinator audit pool ray_compat run_folder cli.display "
     "optim.range_test",
+    "clusters": "errors job ray_compat tracking.prices",
+    "submit": "errors job ray_compat launch.cluster launch.prepare tuning.recipe",
     "cli": "errors environment __version__ run_folder positions job data tasks tracking audit coordinator.status "
-    "launch optim.schedules optim.batch_rules optim.range_test tuning",
+    "launch optim.schedules optim.batch_rules optim.range_test tuning submit clusters",
     "__init__": "job tasks launch tuning",
     "__main__": "cli",
 }

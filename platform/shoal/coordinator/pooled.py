@@ -107,6 +107,10 @@ class PoolSupply:
         who = (plan.key, plan.run_id, self._line_id, plan.coordinator)
         return Ask(*who, self._sizes, self._kind, frozenset(self._holds), unfit, heard)
 
+    def unmet(self, seconds: float) -> int:
+        """None: the pool asks the cluster, for all of its runs."""
+        return 0
+
     async def _keep_up(self) -> None:
         """For ever: say what is wanted and held, hear what is allotted and lent."""
         while self.lost is None:

@@ -19,6 +19,7 @@ from shoal.coordinator.feeding import Feeding
 from shoal.coordinator.plan import RunPlan
 from shoal.coordinator.reviving import revive
 from shoal.coordinator.scene import Scene
+from shoal.coordinator.sharing import Sharing
 from shoal.coordinator.staging import Stage
 from shoal.coordinator.status import MemberStatus, RunStatus
 from shoal.coordinator.watch import cause_of
@@ -48,9 +49,11 @@ class Run:
         self._scene = Scene(plan, self._event.set, self._lost)
         self._feeding = Feeding(plan, self._scene.book, lambda step: self._scene.course.positions.before(step), feed)
         self._stage = Stage(self._scene, self._feeding)
+        self.sharing = Sharing(self._scene, self._feeding)
         self._incarnation = time.time_ns()
         self._revived, self._let_go = revived, let_go
         self._fading: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._ready = False
         self._life: asyncio.Task[Ended] | None = None
         self._asked_at = self._tidied_at = time.monotonic()
@@ -127,7 +130,7 @@ class Run:
         """Views, one after another, until there is a conclusion."""
         scene, crew = self._scene, self._scene.crew
         scene.book.open(revived=self._revived)
-        background = [asyncio.ensure_future(c) for c in (crew.take_in(), self._watch())]
+        background = [asyncio.ensure_future(c) for c in (crew.take_in(), self._watch(), self.sharing.look_around())]
         for task in background:
             task.add_done_callback(self._background_ended)
         try:
@@ -222,7 +225,7 @@ class Run:
                 continue
             self._scene.tend()
             if not self._scene.finished:
-                self._scene.crew.want(self._scene.high)
+                self.sharing.tend(now)
             if self._scene.running is not None:
                 if self._scene.crew.lost:
                     self._scene.running.leasing.stop(self._scene.crew.lost)
@@ -231,7 +234,9 @@ class Run:
             if now - self._tidied_at >= TIDY_S:
                 self._tidied_at = now
                 self._scene.book.look_after()
-                await self._stage.look_for_notices()
+                if self._looking is None or self._looking.done():  # not waited for: without a GCS there is no answer
+                    self._looking = asyncio.ensure_future(self._stage.look_for_notices())
+                    self._looking.add_done_callback(self._background_ended)
                 self._stage.read_meters()
                 await self._mind_submitter(now)
 

@@ -15,7 +15,7 @@ import psutil
 
 from shoal.errors import CapacityError
 from shoal.job import Job
-from shoal.ray_compat import LOCAL_SETTINGS, quiet_driver
+from shoal.ray_compat import LOCAL_SETTINGS, job_modules, quiet_driver
 
 MB = 1 << 20
 STORE_MB = 2048
@@ -93,7 +93,7 @@ def _join(address: str) -> None:
     import ray
 
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=shipping())
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_joining())
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise CapacityError(
             f"no Ray cluster answers at {address} ({error}); check the address, or leave out --address (and unset "
@@ -133,6 +133,16 @@ def shipping() -> dict[str, Any]:
     The one place that knows. What Shoal needs (torch, DeepSpeed, ...) must be installed there.
     """
     return {"py_modules": [str(Path(__file__).resolve().parents[1])]}
+
+
+def _joining() -> dict[str, Any]:
+    """The runtime environment of a process that joins a cluster, in a Ray job that may have one of its own."""
+    if "py_modules_files" in Path(__file__).parts:
+        return {}  # the job has brought this very code, and brings it to all nodes
+    if not (others := job_modules()):
+        return shipping()
+    os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"  # Ray refuses two lists of modules unless it is told that
+    return {"py_modules": [*others, *shipping()["py_modules"]]}
 
 
 def _connection(*, local: bool) -> Connection:

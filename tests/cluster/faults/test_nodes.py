@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,17 @@ import pytest
 import ray
 
 import shoal
-from tests.cluster.faults.conftest import Result, Train, alone
+from shoal.launch.api import RunOptions, submit_job
+from shoal.launch.control import attach
+from shoal.launch.supervise import find
+from shoal.run_folder import RunFolder
+from shoal.state.digest import state_digest
+from shoal.state.reader import CheckpointReader
+from tests.cluster.faults.conftest import Result, Train, alone, job
 from tests.support.conductor import Conductor, members, until
 from tests.support.faults import Fault
+from tests.support.paced import Paced
+from tests.support.runs import Listener, ledger
 
 pytestmark = pytest.mark.cluster
 
@@ -97,6 +106,31 @@ def test_a_drained_node_is_left_in_time(train: Train, long_undisturbed: Result, 
     assert {v["source"] for v in result.entries("view")[1:]} == {"memory"}
     assert all(c["steps_redone"] == 0 for c in changes)
     assert drained[0] not in nodes_of(result.entries("view")[-1]).values()
+
+
+def test_a_run_of_a_higher_priority_gets_places_by_announced_leaves(
+    train: Train, long_undisturbed: Result, runs: Path, tmp_path: Path
+) -> None:
+    """The lower one has the whole cluster; it gives what the other needs, goes on with the rest, and gets it back."""
+    brake = tmp_path / "brake"
+    brake.touch()
+    lower = job(task=Paced(brake=str(brake)), workers=workers(1, NODES * SLOTS), budget=shoal.Budget(steps=LONG))
+    submit_job(lower, options=RunOptions(runs_dir=runs, name="lower"), display=Listener())
+    until(lambda: (found := find("lower")) is not None and len(members(found)) == NODES * SLOTS)
+    urgent = replace(workers(2, 2), priority=5)
+    higher = train("replicated", workers=urgent, name="higher", pool=None)
+    assert len(higher.entries("view")[0]["members"]) == 2
+    until(lambda: len(members(find("lower"))) == NODES * SLOTS)
+    brake.unlink()
+    outcome = attach(RunFolder(runs / "lower"), Listener())
+    assert outcome.status == "finished", outcome.error
+    assert outcome.checkpoint is not None
+    assert state_digest(CheckpointReader(outcome.checkpoint)) == long_undisturbed.state
+    entries = ledger(outcome)
+    changes = [e for e in entries if e["kind"] == "change"]
+    assert sum(c["what"] == "leave" for c in changes) in (1, 2), "both at once, or one after the other"
+    assert all(c["steps_redone"] == 0 for c in changes)
+    assert not [e for e in entries if e["kind"] == "loss"]
 
 
 @pytest.fixture
