@@ -18,7 +18,6 @@ import shoal
 from shoal.launch.api import RunOptions, submit_job
 from shoal.launch.control import attach
 from shoal.launch.supervise import find
-from shoal.notices.cluster import ClusterSeen
 from shoal.run_folder import RunFolder
 from shoal.state.digest import state_digest
 from shoal.state.reader import CheckpointReader
@@ -28,7 +27,7 @@ from tests.support.conductor import Conductor, members, until
 from tests.support.faults import Fault
 from tests.support.metadata_services import metadata_service
 from tests.support.paced import Paced
-from tests.support.runs import Listener, ledger, run
+from tests.support.runs import Listener, ledger
 from tests.support.scraping import scrape
 
 pytestmark = pytest.mark.cluster
@@ -200,22 +199,3 @@ def started(cluster: str, *arguments: str) -> subprocess.Popen[str]:
     """A command of Shoal's, on one of the nodes."""
     line = [sys.executable, "-m", "shoal", *arguments, "--address", cluster]
     return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def test_a_run_whose_own_node_goes_stops_with_a_checkpoint(ray_cluster: None, nodes: Any, runs: Path) -> None:
-    """The last one here: a node that was told to go is good for nothing more."""
-    own = ray.get_runtime_context().get_node_id()
-
-    def act(coordinator: Any) -> None:
-        until(lambda: ray.get(coordinator.status.remote(None))[0].step > 0)
-        ClusterSeen(nodes.address).drain(own, "AWS spot interruption (terminate)", time.time() + 60)
-
-    conductor = Conductor(act)
-    endless = job(workers=workers(1, 1), budget=shoal.Budget(steps=10**6))
-    outcome, _ = run(endless, runs, listener=conductor, pool=None)
-    assert conductor.error is None, conductor.error
-    assert outcome.status == "stopped"
-    assert outcome.checkpoint is not None
-    (end,) = [e for e in ledger(outcome) if e["kind"] == "end"]
-    assert end["reason"] == "the coordinator's node is taken back"
-    assert CheckpointReader(outcome.checkpoint).manifest.step == outcome.step > 0
