@@ -200,6 +200,7 @@ def _outfit(plan: RunPlan) -> Outfit:
         run=plan.key,
         member="",
         job=plan.job_blob,
+        token=plan.token,
         kind=Kind.of(plan.job),
         checkpoint_uri=plan.checkpoint_uri,
         export_uri=plan.export_uri,
