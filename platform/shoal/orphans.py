@@ -33,8 +33,11 @@ def _watch(actor: str, namespace: str, also: Callable[[], PlacementGroup | None]
     missed, first = 0, _identity(actor, namespace)
     while missed < PATIENCE or busy():
         time.sleep(LOOK_EVERY_S)
-        # Also finds one that is being restarted; another actor that took the name over has another identity.
-        missed = 0 if _identity(actor, namespace) == first is not None else missed + 1
+        try:
+            # Also finds one that is being restarted; another actor that took the name over has another identity.
+            missed = 0 if _identity(actor, namespace) == first is not None else missed + 1
+        except ray.exceptions.RayError:
+            continue  # the cluster's head is being restarted: nobody can say
     for place in (also(), get_current_placement_group()):
         if place is not None:
             remove_placement_group(place)  # its own takes this process with it

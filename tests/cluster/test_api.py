@@ -11,6 +11,7 @@ import shoal
 from shoal.errors import ConfigError, TrainingFailed
 from shoal.launch.api import RunOptions
 from shoal.launch.train import configured, workers_of
+from shoal.worker.places import need_of
 from tests.support.runs import Listener, digits
 from tests.support.sabotage import Digits, Sabotage
 
@@ -70,11 +71,26 @@ def test_gpus_and_other_resources_reach_the_workers() -> None:
     )
     workers = workers_of(digits(), scaling)
     assert (workers.min, workers.max, workers.cpus, workers.gpus) == (2, 2, 3.0, 1.0)
-    assert dict(workers.resources) == {"special": 1, "accelerator_type:H100": 0.001}
+    assert dict(workers.resources) == {"special": 1}
+    assert workers.accelerator_type == "H100"
+    assert dict(need_of(workers).amounts) == {"CPU": 3, "GPU": 1, "special": 1, "accelerator_type:H100": 0.001}
+
+
+def test_labels_of_nodes_reach_the_workers() -> None:
+    spot = {"market": "spot", "zone": "in(a, b)"}
+    for selector in (spot, [spot, spot]):
+        workers = workers_of(digits(), ray.train.ScalingConfig(num_workers=2, label_selector=selector))
+        assert dict(need_of(workers).labels) == spot
+    kept = digits(workers=shoal.Workers(label_selector=spot, accelerator_type="L4"))
+    workers = workers_of(kept, ray.train.ScalingConfig(num_workers=2, placement_strategy="SPREAD"))
+    assert (dict(workers.label_selector), workers.accelerator_type) == (spot, "L4"), "what nobody says stays"
 
 
 def test_what_cannot_be_done_is_refused_not_ignored() -> None:
-    with pytest.raises(ConfigError, match=r"ScalingConfig\.label_selector"):
-        workers_of(digits(), ray.train.ScalingConfig(num_workers=2, label_selector={"zone": "a"}))
+    each = [{"zone": "a"}, {"zone": "b"}]
+    with pytest.raises(ConfigError, match=r"ScalingConfig\.label_selector differs from worker to worker"):
+        workers_of(digits(), ray.train.ScalingConfig(num_workers=2, label_selector=each))
+    with pytest.raises(ConfigError, match=r"placement_strategy='STRICT_SPREAD'"):
+        workers_of(digits(), ray.train.ScalingConfig(num_workers=2, placement_strategy="STRICT_SPREAD"))
     with pytest.raises(ConfigError, match=r"RunConfig\.worker_runtime_env"):
         configured(digits(), RunOptions(), ray.train.RunConfig(worker_runtime_env={"pip": ["x"]}))

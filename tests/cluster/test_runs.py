@@ -82,7 +82,8 @@ def test_more_workers_than_the_cluster_can_have_is_refused_with_the_numbers(runs
     outcome, _ = run(digits(workers=shoal.Workers(min=8, max=8, cpus=4.0, start_s=4.0)), runs, pool=None)
     assert outcome.status == "failed"
     assert "workers.min=8" in (outcome.error or "")
-    assert f"CPU: {CPUS}" in (outcome.error or "")
+    assert f"the nodes could hold {CPUS // 4} of them in all" in (outcome.error or "")
+    assert f"what would fit: workers.min={CPUS // 4}, or workers.cpus={CPUS / 8:g}" in (outcome.error or "")
     assert commits(outcome) == []
 
 

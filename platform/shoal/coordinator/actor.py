@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import ray
 
+from shoal.capacity.precedence import Claim, Way
 from shoal.coordinator.concluding import Ended
-from shoal.coordinator.plan import RunPlan
+from shoal.coordinator.plan import RunPlan, at_hand
 from shoal.coordinator.run import Run
 from shoal.coordinator.shell import Shell
 from shoal.coordinator.status import MemberStatus, RunStatus
@@ -34,6 +35,7 @@ class Coordinator:
             shell.watch(lambda: self._run is not None and not self._run.is_over)
             plan = shell.recall() if revived else None
         if plan is not None:
+            plan = at_hand(plan, ray.get_runtime_context().get_node_id())
             self._run = Run(plan, None, self._let_go, revived=revived)
 
     # Where a pool keeps it -----------------------------------------------------------------------------------------
@@ -106,6 +108,16 @@ class Coordinator:
     async def end_worker(self, member: str, how: Literal["kill", "leave"]) -> str:
         """End one worker, at once or at the next boundary; says what will happen. Raises ConfigError."""
         return await self._serving().end_worker(member, how)
+
+    # What other runs of the cluster call -----------------------------------------------------------------------------
+
+    async def claim(self) -> Claim | None:
+        """What the run says to the others of its cluster; None: it has no part in the division."""
+        return self._run.sharing.claim() if self._run is not None else None
+
+    async def give_way(self, run_id: str, asker: Claim, way: Way) -> None:
+        """Another run, `asker`, lacks places: this one asks for no more for some seconds, and workers leave for it."""
+        self._serving(run_id).sharing.asked(asker, way)
 
     # What the members call -----------------------------------------------------------------------------------------
 

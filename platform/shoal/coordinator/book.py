@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields
 from math import isfinite
 from pathlib import Path
@@ -22,6 +22,8 @@ from shoal.tracking.ledger import Entry, Ledger, effective, read
 from shoal.tracking.owner import owner
 from shoal.tracking.recorder import Recorder
 
+LOCK_S = (10.0, 45.0)
+"""Longest wait for the ledger; after a restart: network storage may take a while to see that a node is gone."""
 RECENT = 20
 """Steps over which the speed is told."""
 
@@ -44,13 +46,17 @@ class Book:
         self.evaluated_at = 0
         self.evaluated_steps: set[int] = set()
         self.saved_steps: set[int] = set()
+        self.on_entry: Callable[[Entry], None] = lambda entry: None
+        """Hears every entry as it is written; for one passive observer."""
+        self.on_news: Callable[[str, str], None] = lambda kind, text: None
+        """The same for news."""
 
     def open(self, *, revived: bool) -> None:
         """Begin the record, or go on with it after a restart of the coordinator.
 
         Raises ConfigError if the ledger cannot be written, or another process holds it.
         """
-        self._ledger = Ledger(self._folder.ledger)
+        self._ledger = Ledger(self._folder.ledger, wait_s=LOCK_S[revived])
         if revived:
             self.say("warning", "the coordinator was restarted; it asks the workers where they stand")
         else:
@@ -166,7 +172,14 @@ class Book:
 
     def say(self, kind: str, text: str) -> None:
         """News for the display."""
-        self._news.append((kind, redact(text)))
+        text = redact(text)
+        self._news.append((kind, text))
+        self.on_news(kind, text)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether MLflow does not take the record, or the disk the ledger."""
+        return self._warned_ledger or self._warned_record
 
     @property
     def news_count(self) -> int:
@@ -192,6 +205,8 @@ class Book:
 
     def _append(self, entries: list[dict[str, Any]]) -> None:
         self._ledger.append(entries)
+        for entry in entries:
+            self.on_entry(entry)
         blocked = self._ledger.blocked
         if blocked and not self._warned_ledger:
             self.say("warning", f"the ledger cannot be written and is kept in memory until it can: {blocked}")

@@ -39,12 +39,19 @@ class Hand:
     leaving: str | None = None
     """Why it is to leave at the next boundary."""
     reclaimed: float | None = None
-    """Its node is being taken back: Unix seconds when; 0: nobody said."""
+    """Its node, or its process alone, is being taken back: Unix seconds when; 0: nobody said."""
     since: float = field(default_factory=time.time)
     """Unix seconds: when it was started, or became ready."""
     begun: float = field(default_factory=time.time)
     """Unix seconds: when it was started."""
     stays: asyncio.Task[None] | None = None
+    gives_way: str | None = None
+    """Why it is to leave, if that is for another run, which may need its place no more before it has gone."""
+
+    @property
+    def node(self) -> str:
+        """Its node; "": not known before it is ready."""
+        return self.facts.node if self.facts is not None else ""
 
     @property
     def actor(self) -> Any:
@@ -75,6 +82,8 @@ class Crew:
         self._begun = time.monotonic()
         self._enough_at: float | None = None
         self._ready = 0
+        self.coming_s = 0.0
+        """How long the last newcomer took, from being asked for until it was ready."""
         self._known: WorkerFacts | None = None
         self._refused = ""
         self._ask_from, self._hold_off_s = 0.0, REFUSED_S[0]
@@ -92,7 +101,7 @@ class Crew:
         self._wants = count
         if self._supply.allotted is not None:
             self._recall(self._supply.allotted)
-        have = sum(h.leaving is None for h in self.hands.values())
+        have = self.staying
         may_ask = time.monotonic() >= self._ask_from
         self._supply.want(count if may_ask else min(count, have + self._supply.asked), have)
 
@@ -106,6 +115,15 @@ class Crew:
                 self.end(hand.member)
             else:
                 hand.leaving = RECALLED if i < surplus else None
+
+    @property
+    def staying(self) -> int:
+        """Workers that have a place and are not to leave."""
+        return sum(h.leaving is None for h in self.hands.values())
+
+    def unmet(self, seconds: float) -> int:
+        """How many the cluster has been asked for so long ago in vain."""
+        return self._supply.unmet(seconds)
 
     @property
     def ready(self) -> list[Hand]:
@@ -161,7 +179,7 @@ class Crew:
         if hand is not None:
             if hand.stays is not None:
                 hand.stays.cancel()
-            self._supply.take_back(hand.recruit, fit=fit)
+            self._supply.take_back(hand.recruit, fit=fit and hand.reclaimed is None)
 
     def end_all(self) -> None:
         """End every worker and take every request back."""
@@ -193,6 +211,7 @@ class Crew:
     def _is_ready(self, hand: Hand, facts: WorkerFacts) -> None:
         hand.facts, hand.readiness, self._ready = facts, self._ready, self._ready + 1
         hand.since = time.time()
+        self.coming_s = hand.recruit.waited_s + hand.since - hand.begun
         hand.stays = asyncio.ensure_future(self._stays(hand))
         self._changed()
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import ray
 
+from shoal.capacity.fits import Need
 from shoal.coordinator.book import Book
 from shoal.coordinator.plan import RunPlan
 from shoal.data.feed import FeedPlan, feed_name, start_feed
-from shoal.data.reserving import Reservation, find, reserve
+from shoal.data.reserving import Reservation, find, places_of, reserve
 from shoal.job.growth import grows_on_the_way
 
 RELEASE_EVERY_S = 1.0
@@ -30,17 +31,29 @@ class Feeding:
         self._released = 0
         self._released_at = time.monotonic()
         self._reserved: Reservation | None = None
+        self._reserving: float | None = None
         self.feed: Any = None
 
     async def reserve(self) -> None:
         """Have the CPUs: before any worker asks for some, so that it is never the workers that take them. An earlier
         life of the coordinator may have reserved them already. Raises CapacityError."""
-        plan, cpus, name = self._plan, self._plan.job.data.cpus, f"{self._plan.key}-reading"
+        cpus, name = self._plan.job.data.cpus, f"{self._plan.key}-reading"
         self._reserved = await asyncio.to_thread(find, name, cpus)
         if self._reserved is None:
-            # Where the data is, if it lies on a disk that only one node has.
-            node = plan.node_id if plan.train.local else None
-            self._reserved = await asyncio.to_thread(reserve, cpus, node_id=node, name=name)
+            self._reserving = time.monotonic()
+            self._reserved = await asyncio.to_thread(reserve, cpus, node_id=self._node, name=name)
+            self._reserving = None
+
+    @property
+    def _node(self) -> str | None:
+        """Where the data is, if it lies on a disk that only one node has."""
+        return self._plan.node_id if self._plan.train.local else None
+
+    def lacking(self, patience_s: float) -> tuple[Need, int] | None:
+        """What the cluster has been asked for in vain for so long: the places, and how many of them."""
+        if self._reserving is None or time.monotonic() - self._reserving < patience_s:
+            return None
+        return places_of(self._plan.job.data.cpus, self._node)
 
     async def start(self, step: int) -> None:
         """A new feed from the position after `step`. Raises DataError, CapacityError."""

@@ -115,6 +115,11 @@ class Scene:
         if to is not self.phase:
             self.phase = move(self.phase, to)
 
+    @property
+    def resize_cost_s(self) -> float:
+        """Seconds without a commit that a change costs: the mean of those so far."""
+        return sum(self.resize_costs) / len(self.resize_costs) if self.resize_costs else 1.0
+
     def situation(self) -> Situation:
         """For the decisions."""
         running, plan = self.running, self.plan
@@ -138,7 +143,7 @@ class Scene:
             total_steps=self.course.expected,
             virtual_shards=plan.job.batch.virtual_shards,
             step_s=running.step_s if running is not None else None,
-            resize_cost_s=sum(self.resize_costs) / len(self.resize_costs) if self.resize_costs else 1.0,
+            resize_cost_s=self.resize_cost_s,
             stop=self.stop or plan.stretch_ended(step),
             finished=self.finished,
             saved=self.durable.reached == step or (self.stop is not None and not self.stop_saves),
@@ -192,12 +197,14 @@ class Scene:
 def _supply(plan: RunPlan, changed: Callable[[], None]) -> Supply:
     if plan.pool is not None:
         return PoolSupply(plan.pool, plan, changed)
-    return ClusterSupply(f"{plan.key}-", plan.job.workers, plan.coordinator)
+    return ClusterSupply(f"{plan.key}-", plan.job.workers, plan.coordinator, reading=plan.job.data.cpus)
 
 
 def _outfit(plan: RunPlan) -> Outfit:
     return Outfit(
         run=plan.key,
+        run_id=plan.run_id,
+        log_format=plan.log_format,
         member="",
         job=plan.job_blob,
         token=plan.token,

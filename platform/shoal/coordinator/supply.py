@@ -21,6 +21,8 @@ class Recruit:
     """The supply's own name for it, and for this time that it is given."""
     actor: Any
     place: PlacementGroup | None = None
+    waited_s: float = 0.0
+    """How long it had been asked for before it was given."""
 
 
 class Supply(Protocol):
@@ -70,6 +72,10 @@ class Supply(Protocol):
         """Why no more than `found` workers are there, for people."""
         ...
 
+    def unmet(self, seconds: float) -> int:
+        """How many the cluster itself has been asked for so long ago in vain."""
+        ...
+
 
 class ClusterSupply:
     """Asks the cluster for a place for each worker and starts a process there."""
@@ -77,9 +83,10 @@ class ClusterSupply:
     allotted = None
     lost = None
 
-    def __init__(self, prefix: str, wanted: Workers, owner: str) -> None:
-        """`prefix` of the actors' names; `owner`: name of the actor that they live for."""
-        self._prefix, self._wanted, self._owner = prefix, wanted, owner
+    def __init__(self, prefix: str, wanted: Workers, owner: str, *, reading: float = 0.0) -> None:
+        """`prefix` of the actors' names; `owner`: name of the actor that they live for; `reading`: CPUs that the run
+        keeps for reading data, to be told where there are too few."""
+        self._prefix, self._wanted, self._owner, self._reading = prefix, wanted, owner, reading
         self._places = Places(prefix, wanted)
         self._next = 0
 
@@ -98,7 +105,8 @@ class ClusterSupply:
 
     def _start(self, place: PlacementGroup) -> Recruit:
         name, self._next = f"{self._prefix}w{self._next}", self._next + 1
-        return Recruit(name, start_worker(name, self._wanted, place, self._owner), place)
+        actor = start_worker(name, self._wanted, place, self._owner)
+        return Recruit(name, actor, place, self._places.granted_after_s)
 
     def take_back(self, recruit: Recruit, *, fit: bool) -> None:
         """End the process and give its place back."""
@@ -120,4 +128,8 @@ class ClusterSupply:
 
     def shortage(self, found: int) -> str:
         """Why the smallest view cannot be had, with what the cluster has."""
-        return too_few(found, self._wanted)
+        return too_few(found, self._wanted, self._reading)
+
+    def unmet(self, seconds: float) -> int:
+        """Places that were asked for so long ago."""
+        return self._places.older_than(seconds)

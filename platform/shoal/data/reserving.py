@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from math import ceil, floor
 from typing import TYPE_CHECKING
 
+from shoal.capacity.fits import Need
 from shoal.errors import CapacityError
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
 
+NODE_LABEL = "ray.io/node-id"
 TIMEOUT_S = 120.0
 """Longest wait for the CPUs."""
 
@@ -40,23 +42,23 @@ def reserve(cpus: float, *, node_id: str | None = None, timeout_s: float = TIMEO
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    count, each = _bundles(cpus)
-    nodes = [n for n in ray.nodes() if n["Alive"]]
-    here = next((n["Resources"].get("CPU", 0.0) for n in nodes if n["NodeID"] == node_id), 0.0)
-    pinned = here >= count * each
+    need, count = places_of(cpus, node_id)
+    each = dict(need.amounts)["CPU"]
     group = placement_group(
-        [{"CPU": each}] * count,
+        [dict(need.amounts)] * count,
         strategy="PACK",
         name=name,
         lifetime="detached" if name else None,
-        bundle_label_selector=[{"ray.io/node-id": node_id}] * count if pinned and node_id else None,
+        bundle_label_selector=[dict(need.labels)] * count if need.labels else None,
     )
     if group.wait(timeout_s):
         return Reservation(count * each, each, group)
     remove_placement_group(group)
+    nodes = [n for n in ray.nodes() if n["Alive"]]
+    here = sum(n["Resources"].get("CPU", 0.0) for n in nodes if n["NodeID"] == node_id)
     total = sum(n["Resources"].get("CPU", 0.0) for n in nodes)
     free = ray.available_resources().get("CPU", 0.0)
-    where = f"the node that holds the data has {here:g} CPUs" if pinned else f"the cluster has {total:g} CPUs"
+    where = f"the node that holds the data has {here:g} CPUs" if need.labels else f"the cluster has {total:g} CPUs"
     raise CapacityError(
         f"data.cpus={count * each:g} could not be reserved for reading within {timeout_s:g} s: {where}, and {free:g} "
         f"of the cluster's are free. Lower data.cpus (0.5 is enough for small data) or workers.max, end other jobs, "
@@ -64,15 +66,30 @@ def reserve(cpus: float, *, node_id: str | None = None, timeout_s: float = TIMEO
     )
 
 
+def places_of(cpus: float, node_id: str | None) -> tuple[Need, int]:
+    """The places that `reserve` asks for: what each of them takes, and how many."""
+    import ray
+
+    count, each = _bundles(cpus)
+    here = next((n["Resources"].get("CPU", 0.0) for n in ray.nodes() if n["Alive"] and n["NodeID"] == node_id), 0.0)
+    pinned = node_id is not None and here >= count * each
+    return Need((("CPU", each),), ((NODE_LABEL, str(node_id)),) if pinned else ()), count
+
+
 def find(name: str, cpus: float) -> Reservation | None:
-    """What an earlier process reserved under `name`, if it is still there."""
-    from ray.util.placement_group import get_placement_group
+    """What an earlier process reserved under `name`, if it is still there. What was not granted, or was on a node that
+    is gone, is given back."""
+    from ray.util.placement_group import get_placement_group, remove_placement_group
 
     count, each = _bundles(cpus)
     try:
-        return Reservation(count * each, each, get_placement_group(name))
+        group = get_placement_group(name)
     except ValueError:
         return None
+    if group.wait(0):
+        return Reservation(count * each, each, group)
+    remove_placement_group(group)
+    return None
 
 
 def _bundles(cpus: float) -> tuple[int, float]:

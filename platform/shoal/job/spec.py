@@ -18,6 +18,7 @@ from shoal.job.optimizers import Optimizer, check_engine
 from shoal.job.sampling import Curriculum, LengthWarmup, Selection, Source, check_selection
 from shoal.job.schedules import Cosine, Schedule, check_schedule
 from shoal.job.transforms import Transform, check_transforms
+from shoal.labels import Selector, check_selector
 
 if TYPE_CHECKING:
     from shoal.tasks.base import Task
@@ -185,6 +186,16 @@ class Workers:
     gpus: float = 0.0
     resources: tuple[tuple[str, float], ...] = ()
     """Other Ray resources for each worker, as (name, amount) pairs."""
+    accelerator_type: str | None = None
+    """Only nodes with this type of accelerator, by Ray's name (`A100`, `L4`)."""
+    label_selector: Selector = ()
+    """Only nodes whose labels meet these conditions, as (key, condition) pairs; a condition is a value, `!value`,
+    `in(a, b)` or `!in(a, b)`."""
+    priority: int = 0
+    """Of runs on one cluster that is too small for all, those of a higher one take workers from those of a lower one
+    (docs/capacity.md)."""
+    idle_s: float = 60.0
+    """A worker that makes no step shorter waits for so long as a spare, ready to step in, before it is given back."""
     silence_s: float = 300.0
     """A worker that gets on with nothing for this long is killed and counts as lost. Once steps are committed their
     length decides, if that is sooner: 20 steps, but at least 10 seconds."""
@@ -197,6 +208,10 @@ class Workers:
     def __post_init__(self) -> None:
         if isinstance(self.resources, dict):  # as Ray itself takes them
             object.__setattr__(self, "resources", tuple(self.resources.items()))
+        if isinstance(self.label_selector, dict):
+            object.__setattr__(self, "label_selector", tuple(self.label_selector.items()))
+        check_selector("workers.label_selector", self.label_selector)
+        at_least("workers.idle_s", self.idle_s, 0)
         if not 1 <= self.min <= self.max:
             raise ConfigError(f"need 1 <= workers.min <= workers.max, got min={self.min} and max={self.max}")
         positive("workers.cpus", self.cpus)

@@ -87,7 +87,8 @@ def _start_alone(plan: RunPlan, connection: Connection) -> Post:
 
     from shoal.coordinator.actor import Coordinator
 
-    place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(connection.node_id, soft=False)
+    # Where the run's folder is; elsewhere only if that node is gone, and the folder is on storage that others reach.
+    place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(connection.node_id, soft=True)
     coordinator: Any = (
         ray.remote(Coordinator)
         .options(

@@ -56,20 +56,42 @@ def train(
 
 def workers_of(job: Job, scaling: ray.train.ScalingConfig) -> Any:
     """`job.workers` as a ScalingConfig asks for them; ConfigError for what Shoal cannot do."""
-    for name in ("trainer_resources", "use_tpu", "topology", "label_selector"):
+    for name in ("trainer_resources", "use_tpu", "topology"):
         if getattr(scaling, name, None):
             raise ConfigError(f"ScalingConfig.{name}={getattr(scaling, name)!r} is not supported; leave it out")
+    if str(scaling.placement_strategy).startswith("STRICT"):
+        raise ConfigError(
+            f"ScalingConfig.placement_strategy={scaling.placement_strategy!r} is not supported: each worker has a "
+            f"place of its own, so that single ones can come and go. PACK and SPREAD, which are wishes, are accepted; "
+            f"label_selector says on which nodes workers may be"
+        )
     count: Any = scaling.num_workers
     low, high = count if isinstance(count, tuple) else (count, count)
     asked: dict[str, float] = dict(scaling.resources_per_worker or {})  # type: ignore[arg-type]
     cpus = asked.pop("CPU", job.workers.cpus)
     gpus = asked.pop("GPU", 1.0 if scaling.use_gpu else 0.0)
-    if scaling.accelerator_type:
-        # How Ray itself asks for a type of accelerator.
-        asked[f"accelerator_type:{scaling.accelerator_type}"] = 0.001
     return replace(
-        job.workers, min=low, max=high, cpus=float(cpus), gpus=float(gpus), resources=tuple(sorted(asked.items()))
+        job.workers,
+        min=low,
+        max=high,
+        cpus=float(cpus),
+        gpus=float(gpus),
+        resources=tuple(sorted(asked.items())),
+        accelerator_type=scaling.accelerator_type or job.workers.accelerator_type,
+        label_selector=_selector(scaling) or job.workers.label_selector,
     )
+
+
+def _selector(scaling: ray.train.ScalingConfig) -> tuple[tuple[str, str], ...]:
+    """The one selector for all workers; ConfigError if it depends on which worker it is."""
+    said: Any = getattr(scaling, "label_selector", None) or {}
+    each = said if isinstance(said, list) else [said]
+    if any(one != each[0] for one in each):
+        raise ConfigError(
+            "ScalingConfig.label_selector differs from worker to worker; Shoal's workers come and go and stand in for "
+            "each other, so give one selector for all of them"
+        )
+    return tuple(each[0].items())
 
 
 def configured(job: Job, options: RunOptions, run: ray.train.RunConfig) -> tuple[Job, RunOptions]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from shoal.errors import ConfigError
 from shoal.job import Job, Workers
+from shoal.labels import Selector
 from shoal.pool.division import Claim
 from shoal.worker.outfit import Kind
 
@@ -27,6 +28,9 @@ class PoolSpec:
     gpus: float = 0.0
     resources: tuple[tuple[str, float], ...] = ()
     """Other Ray resources for each worker, as (name, amount) pairs."""
+    accelerator_type: str | None = None
+    label_selector: Selector = ()
+    """As in a job's `workers`."""
     numerics: Literal["fast", "exact"] = "fast"
     """What new processes are made ready for. A run that wants the other gets processes of its own kind: those at rest
     are replaced."""
@@ -53,8 +57,9 @@ class PoolSpec:
     def place(self) -> Workers:
         """What one worker takes."""
         return Workers(
-            min=1, max=self.workers, cpus=self.cpus, gpus=self.gpus, resources=self.resources, start_s=self.start_s
-        )
+            min=1, max=self.workers, cpus=self.cpus, gpus=self.gpus, resources=self.resources, start_s=self.start_s,
+            accelerator_type=self.accelerator_type, label_selector=self.label_selector,
+        )  # fmt: skip
 
     @property
     def kind(self) -> Kind:
@@ -78,6 +83,14 @@ class PoolSpec:
                 f"each worker of this job needs more than one of the pool {self.name!r} has ({'; '.join(lacking)}); "
                 f"lower workers.cpus, workers.gpus or workers.resources, or open a pool of larger workers"
             )
+        wanted = [f"workers.label_selector {key}={c}" for key, c in set(want.label_selector) - set(self.label_selector)]
+        if want.accelerator_type not in (None, self.accelerator_type):
+            wanted.append(f"workers.accelerator_type={want.accelerator_type}")
+        if wanted:
+            return (
+                f"this job wants {' and '.join(wanted)}, which the pool {self.name!r} was not opened with; leave it "
+                f"out, or open a pool with it"
+            )
         return None
 
 
@@ -88,6 +101,8 @@ class Ask:
     run: str
     """The launch (`RunPlan.key`)."""
     run_id: str
+    line: str
+    """Who speaks: one coordinator's process, for one launch. Words of one that has left may come late."""
     coordinator: str
     """Name of its actor: when it is gone for good, its workers come back."""
     sizes: tuple[int, ...]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -21,7 +20,9 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from shoal.capacity.fits import Need, Node, missing
 from shoal.job import Workers
+from shoal.ray_compat import autoscaler_says, draining_nodes, free_amounts
 from shoal.worker.actor import LINE, LINE_THREADS, Worker
 
 LOOK_S = (0.05, 1.0)
@@ -35,8 +36,10 @@ class Places:
 
     def __init__(self, prefix: str, wanted: Workers) -> None:
         """`prefix` of the groups' names; `wanted`: what a worker takes."""
-        self._prefix, self._wanted = prefix, wanted
+        self._prefix, self._need = prefix, need_of(wanted)
         self._number = 0
+        self.granted_after_s = 0.0
+        """How long the last one that was granted had been asked for."""
         self._asked: dict[PlacementGroup, float] = {}
 
     def __len__(self) -> int:
@@ -53,7 +56,12 @@ class Places:
         while len(self._asked) < count:
             self._number += 1
             name = f"{self._prefix}place{self._number}"
-            place = placement_group([bundle_of(self._wanted)], strategy="PACK", name=name, lifetime="detached")
+            place = placement_group(
+                [dict(self._need.amounts)],
+                name=name,
+                lifetime="detached",
+                bundle_label_selector=[dict(self._need.labels)] if self._need.labels else None,
+            )
             self._asked[place] = time.monotonic()
         while len(self._asked) > count:
             remove_placement_group(self._asked.popitem()[0])
@@ -64,7 +72,9 @@ class Places:
         while True:
             asked = list(self._asked)
             found = await asyncio.to_thread(lambda asked: [p for p in asked if p.wait(0)], asked) if asked else []
-            granted = [p for p in found if self._asked.pop(p, None) is not None]  # none that was taken back meanwhile
+            granted = [p for p in found if p in self._asked]  # none that was taken back meanwhile
+            for place in granted:
+                self.granted_after_s = time.monotonic() - self._asked.pop(place)
             if granted:
                 return granted
             await asyncio.sleep(pause)
@@ -94,6 +104,7 @@ def start_worker(name: str, wanted: Workers, place: PlacementGroup, owner: str) 
             num_cpus=wanted.cpus,
             num_gpus=wanted.gpus,
             resources=dict(wanted.resources) or None,
+            accelerator_type=wanted.accelerator_type,
             max_restarts=0,
             scheduling_strategy=PlacementGroupSchedulingStrategy(place, placement_group_capture_child_tasks=False),
         )
@@ -114,19 +125,31 @@ def named_actors(prefix: str) -> list[str]:
     return sorted(a["name"] for a in found if a["namespace"] == "shoal" and a["name"].startswith(prefix))
 
 
-def bundle_of(want: Workers) -> Mapping[str, float]:
+def need_of(want: Workers) -> Need:
     """What one worker takes of the cluster."""
-    bundle = {"CPU": want.cpus, "GPU": want.gpus, **dict(want.resources)}
-    return {name: amount for name, amount in bundle.items() if amount}
+    amounts = {"CPU": want.cpus, "GPU": want.gpus, **dict(want.resources)}
+    if want.accelerator_type is not None:
+        amounts[f"accelerator_type:{want.accelerator_type}"] = 0.001  # as Ray itself asks for it
+    return Need(tuple((name, amount) for name, amount in amounts.items() if amount), want.label_selector)
 
 
-def too_few(found: int, want: Workers) -> str:
-    """Why the cluster gave no more than `found` places, with what it has."""
-    bundle: Mapping[str, float] = bundle_of(want)
-    total = ray.cluster_resources()
-    has = ", ".join(f"{name}: {total.get(name, 0):g}" for name in bundle)
+def nodes() -> list[Node]:
+    """The nodes that workers could be on: those that live and were not told to go."""
+    free, going = free_amounts(), draining_nodes()
+    return [
+        Node(n["NodeID"], n["Resources"], free.get(n["NodeID"], {}), n.get("Labels", {}))
+        for n in ray.nodes()
+        if n["Alive"] and n["NodeID"] not in going
+    ]
+
+
+def too_few(found: int, want: Workers, reading: float) -> str:
+    """Why the cluster gave no more than `found` places; `reading`: CPUs that the run keeps for reading data."""
+    need = need_of(want)
+    why = missing(nodes(), need, want.min - found, reading=reading)
+    said = autoscaler_says()
     return (
-        f"only {found} of at least workers.min={want.min} workers found a place. Each needs {dict(bundle)}; the whole "
-        f"cluster has {has}, part of it kept for reading data. Lower workers.min or workers.cpus, add nodes, or, if an "
-        f"autoscaler is still adding some, raise workers.start_s={want.start_s:g}"
+        f"only {found} of at least workers.min={want.min} workers found a place. Each needs {need}; {why.reason}"
+        f"{f'. The autoscaler {said}' if said else ''}. To go on: {why.remedy}; if nodes are still being added, raise "
+        f"workers.start_s={want.start_s:g}"
     )

@@ -64,7 +64,7 @@ def train(runs: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Train:
 
     def go(engine: str, *faults: Fault, **changes: Any) -> Result:
         options = {key: changes.pop(key) for key in ("listener", "name", "pool", "warm") if key in changes}
-        task = Faulty(faults=faults, folder=str(tmp_path)) if faults else None
+        task = Faulty(faults=faults, folder=str(tmp_path)) if faults else changes.pop("task", None)
         outcome, heard = run(job(engine, task, **changes), runs, **options)
         assert outcome.status == "finished", outcome.error
         unseen = [f for f in faults if not f.mark(str(tmp_path)).exists()]
