@@ -22,6 +22,7 @@ from shoal.cli.sweep import sweep
 from shoal.cli.training import resume, train
 from shoal.cli.ui import ui
 from shoal.errors import Interrupted, ShoalError
+from shoal.redaction import redact
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -70,5 +71,5 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.Abort:
         return Interrupted.exit_code
     except ShoalError as error:
-        click.echo(f"{click.style('Error:', fg='red', bold=True)} {error}", err=True)
+        click.echo(f"{click.style('Error:', fg='red', bold=True)} {redact(str(error))}", err=True)
         return error.exit_code

@@ -16,6 +16,7 @@ from shoal.job.steps import foreseen
 from shoal.membership.commits import Commit
 from shoal.membership.sizes import Decision
 from shoal.optim.noise import Measured, NoiseScale
+from shoal.redaction import redact
 from shoal.run_folder import RunFolder
 from shoal.tracking.ledger import Entry, Ledger, effective, read
 from shoal.tracking.owner import owner
@@ -105,12 +106,13 @@ class Book:
         self.write("end", status=status, reason=reason, **spent)
         unsent = self._recorder.close(deadline_s) if self._recorder is not None else 0
         self._ledger.close()
-        self._folder.update(status=status, reason=reason, **spent)
+        self._folder.update(status=status, reason=redact(reason), **spent)
         return unsent
 
     def write(self, kind: str, **values: Any) -> None:
         """Append one entry."""
-        self._append([{"kind": kind, "time": time.time(), **values}])
+        shown = {k: redact(v) if isinstance(v, str) else v for k, v in values.items()}
+        self._append([{"kind": kind, "time": time.time(), **shown}])
 
     def commits(self, commits: list[Commit], used: Mapping[str, float]) -> None:
         """Append commits, in order; `used`: what the run has used by now, by unit."""
@@ -170,6 +172,7 @@ class Book:
 
     def say(self, kind: str, text: str) -> None:
         """News for the display."""
+        text = redact(text)
         self._news.append((kind, text))
         self.on_news(kind, text)
 

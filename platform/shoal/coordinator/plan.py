@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -90,6 +91,8 @@ class RunPlan:
 
     launch: str = field(default_factory=lambda: f"{time.time_ns():x}")
     """Tells the workers of this launch from those of an earlier one of the same run."""
+    token: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    """What the workers of this launch show each other. It is written nowhere."""
 
     @property
     def coordinator(self) -> str:

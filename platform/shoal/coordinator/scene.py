@@ -207,6 +207,7 @@ def _outfit(plan: RunPlan) -> Outfit:
         log_format=plan.log_format,
         member="",
         job=plan.job_blob,
+        token=plan.token,
         kind=Kind.of(plan.job),
         checkpoint_uri=plan.checkpoint_uri,
         export_uri=plan.export_uri,

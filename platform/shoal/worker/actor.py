@@ -95,7 +95,7 @@ class Worker:
         model = model_facts(estate.engine.model)
         bits = arithmetic(device) if job.numerics == "exact" else None
         identity = identity_of(model["digest"], bits, self._process.loaded)
-        store, rendezvous = open_store(address)
+        store, rendezvous = open_store(address, outfit.token)
         facts = WorkerFacts(
             member=outfit.member,
             node=ray.get_runtime_context().get_node_id(),

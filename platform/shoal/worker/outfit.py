@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from shoal.data.mixture import Mixture
@@ -45,6 +45,8 @@ class Outfit:
     member: MemberId
     job: bytes
     """The job, pickled by value."""
+    token: bytes = field(repr=False)
+    """What the processes of this launch show each other (`worker.credentials`)."""
     kind: Kind
     checkpoint_uri: str
     export_uri: str
