@@ -59,6 +59,7 @@ MAY_IMPORT = {
     "digests": "",
     "positions": "",
     "locks": "",
+    "logs": "",
     "labels": "errors",
     "run_folder": "errors locks",
     "job": "errors labels positions run_folder",
@@ -75,18 +76,19 @@ MAY_IMPORT = {
     "tracking": "errors job locks run_folder",
     "audit": "errors digests positions job run_folder data tracking.ledger",
     "worker": "__version__ errors digests job capacity membership optim data state engines tasks ray_compat orphans "
-    "tracking.energy",
+    "logs tracking.energy",
     "coordinator": "errors positions job capacity membership data state tasks tracking worker ray_compat run_folder "
-    "pool.division pool.spec orphans optim.range_test optim.noise",
+    "pool.division pool.spec orphans optim.range_test optim.noise logs",
     "pool": "errors labels job data worker coordinator ray_compat launch.cluster",
+    "notices": "errors ray_compat launch.cluster",
     "tuning": "errors job run_folder ray_compat data.sources state.store tracking coordinator.status launch cli.text "
     "pool",
     "launch": "errors positions job data state tasks tracking coordinator audit pool ray_compat run_folder cli.display "
-    "optim.range_test",
+    "optim.range_test logs",
     "clusters": "errors job ray_compat tracking.prices",
     "submit": "errors job ray_compat launch.cluster launch.prepare tuning.recipe",
     "cli": "errors environment __version__ run_folder positions job data tasks tracking audit coordinator.status "
-    "launch optim.schedules optim.batch_rules optim.range_test tuning submit clusters",
+    "launch optim.schedules optim.batch_rules optim.range_test tuning notices logs submit clusters",
     "__init__": "job tasks launch tuning",
     "__main__": "cli",
 }

@@ -13,6 +13,7 @@ from shoal.cli.control import attach, kill_worker, scale, status, stop
 from shoal.cli.data import data
 from shoal.cli.doctor import doctor
 from shoal.cli.lr_find import lr_find
+from shoal.cli.node import drain_node, watch_node
 from shoal.cli.proofs import audit, verify
 from shoal.cli.runs import runs
 from shoal.cli.schedule import schedule
@@ -48,7 +49,7 @@ def shoal() -> None:
 
 for command in (
     *(train, resume, attach, status, scale, kill_worker, stop),
-    *(submit, sweep, audit, verify, runs, data, schedule, lr_find, cluster, ui, doctor),
+    *(submit, sweep, audit, verify, runs, data, schedule, lr_find, cluster, watch_node, drain_node, ui, doctor),
 ):
     shoal.add_command(command)
 

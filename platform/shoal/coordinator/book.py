@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields
 from math import isfinite
 from pathlib import Path
@@ -45,6 +45,10 @@ class Book:
         self.evaluated_at = 0
         self.evaluated_steps: set[int] = set()
         self.saved_steps: set[int] = set()
+        self.on_entry: Callable[[Entry], None] = lambda entry: None
+        """Hears every entry as it is written; for one passive observer."""
+        self.on_news: Callable[[str, str], None] = lambda kind, text: None
+        """The same for news."""
 
     def open(self, *, revived: bool) -> None:
         """Begin the record, or go on with it after a restart of the coordinator.
@@ -167,6 +171,12 @@ class Book:
     def say(self, kind: str, text: str) -> None:
         """News for the display."""
         self._news.append((kind, text))
+        self.on_news(kind, text)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether MLflow does not take the record, or the disk the ledger."""
+        return self._warned_ledger or self._warned_record
 
     @property
     def news_count(self) -> int:
@@ -192,6 +202,8 @@ class Book:
 
     def _append(self, entries: list[dict[str, Any]]) -> None:
         self._ledger.append(entries)
+        for entry in entries:
+            self.on_entry(entry)
         blocked = self._ledger.blocked
         if blocked and not self._warned_ledger:
             self.say("warning", f"the ledger cannot be written and is kept in memory until it can: {blocked}")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from shoal.data.catalog import Catalog
     from shoal.data.mixture import Mixture
     from shoal.data.training import TrainingData
+    from shoal.logs import Style
     from shoal.optim.range_test import Divergence
     from shoal.state.store import CheckpointInfo
     from shoal.tracking.prices import Tariff
@@ -82,6 +83,8 @@ class RunPlan:
     """
     pool: str | None = None
     """The pool that lends the workers; None: the cluster gives them."""
+    log_format: Style = "text"
+    """How coordinator and workers write their log lines."""
     divergence: Divergence | None = None
     """The run stops, in the same way, when its loss does this."""
 

@@ -203,6 +203,8 @@ def _supply(plan: RunPlan, changed: Callable[[], None]) -> Supply:
 def _outfit(plan: RunPlan) -> Outfit:
     return Outfit(
         run=plan.key,
+        run_id=plan.run_id,
+        log_format=plan.log_format,
         member="",
         job=plan.job_blob,
         kind=Kind.of(plan.job),

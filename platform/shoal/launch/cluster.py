@@ -109,15 +109,22 @@ def _start_local(local: Local) -> None:
         os.environ.setdefault(name, value)
     # Blocks that wait, and snapshots on their way from one worker to another.
     store = min(int(0.2 * psutil.virtual_memory().total), max(STORE_MB, 6 * local.ahead_mb) * MB)
-    ray.init(
-        address="local",  # not one that somebody else has started here, which nobody has named
-        num_cpus=max(1, int(-(-local.cpus // 1))),
-        resources=dict(local.resources) or None,
-        object_store_memory=store,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    try:
+        ray.init(
+            address="local",  # not one that somebody else has started here, which nobody has named
+            num_cpus=max(1, int(-(-local.cpus // 1))),
+            resources=dict(local.resources) or None,
+            object_store_memory=store,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    # Ray has no type of its own for processes that do not come up in time.
+    except Exception as error:  # noqa: BLE001
+        raise CapacityError(
+            f"no Ray cluster could be started on this machine ({error}); where it is overloaded, try again when it has "
+            f"less to do"
+        ) from None
 
 
 def shipping() -> dict[str, Any]:

@@ -97,6 +97,7 @@ class Prepared:
             pool=self.options.pool,
             divergence=self.options.divergence,
             spans=self.spans,
+            log_format=self.options.log_format,
         )
 
     def record_settings(self) -> RecordSettings:

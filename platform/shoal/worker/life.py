@@ -63,6 +63,8 @@ class Estate:
     engine: Engine
     snapshots: Snapshots
     meter: Meter
+    leaving: Callable[[], str | None] = lambda: None
+    """Why its process is to end; None: nobody has told it to."""
     usable: bool = False
     """Whether the engine's state is that of a step of the run."""
     made_in: int | None = None
@@ -91,6 +93,7 @@ class Life:
         self._courier.progress = self._loop.progress
         self._courier.poll = self._poll
         self._courier.reading = estate.reading
+        self._courier.leaving = estate.leaving
 
     @property
     def told(self) -> Told:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from shoal.data.mixture import Mixture
 from shoal.job import Job
+from shoal.logs import Style
 from shoal.membership.messages import Reading, Told, ViewEnd, ViewOrder
 from shoal.membership.view import MemberId
 
@@ -38,6 +39,9 @@ class Outfit:
 
     run: str
     """Tells what is meant for this run, and this launch of it, from what comes late from another one."""
+    run_id: str
+    log_format: Style
+    """How it writes its log lines."""
     member: MemberId
     job: bytes
     """The job, pickled by value."""
