@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -155,7 +155,7 @@ def _stop(server: JobServer, name: str) -> int:
     raise ConfigError(f"{name} is over: it {job.status}; go on with its run: shoal submit --resume {name}")
 
 
-def _show(jobs: Iterable[SentJob], *, as_json: bool) -> None:
+def _show(jobs: Sequence[SentJob], *, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -164,6 +164,9 @@ def _show(jobs: Iterable[SentJob], *, as_json: bool) -> None:
     if as_json:
         for job in jobs:
             click.echo(json.dumps(asdict(job)))
+        return
+    if not jobs:
+        click.echo("no job was ever submitted to this cluster")
         return
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for name in ("job", "status", "started", "took", "command"):

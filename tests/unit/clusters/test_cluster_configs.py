@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from shoal.cli.main import shoal
 from shoal.clusters.checking import Checked, check
 from shoal.environment import RUNS
 from shoal.ray_compat import cluster_schema, filled_out, version
@@ -196,3 +197,17 @@ def test_rays_schema_is_the_one_we_know() -> None:
     node = cluster_schema()["properties"]["available_node_types"]["patternProperties"][".*"]
     assert node["additionalProperties"] is False
     assert {"resources", "node_config", "labels", "docker"} <= set(node["properties"])
+
+
+def test_the_commands_of_shoal_in_the_files_are_real() -> None:
+    said = [
+        *(command for name in CLOUDS for command in config(name)["worker_start_ray_commands"] if "shoal " in command),
+        *(shlex.join(g["template"]["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"])
+          for g in kuberay_spec("raycluster")["workerGroupSpecs"]),
+        next(iter(yaml.safe_load_all(text_of("rayjob"))))["spec"]["entrypoint"],
+    ]  # fmt: skip
+    assert len(said) == len(CLOUDS) + 3
+    for command in said:
+        words = shlex.split(command.partition(">")[0])
+        name, *arguments = words[words.index("shoal") + 1 :]
+        shoal.commands[name].make_context(name, arguments)
