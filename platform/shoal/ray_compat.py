@@ -248,6 +248,29 @@ def draining_nodes() -> dict[str, float]:
     return {node: deadline_ms / 1e3 for node, deadline_ms in state.get_draining_nodes().items()}
 
 
+def head_client(address: str) -> tuple[Any, Any]:
+    """Clients of the cluster's head at `address`, by which one who has not joined it asks: of nodes and drains, on
+    which `ray drain-node` stands, and of actors. Raise RayError if it does not answer."""
+    from ray._private.state import GlobalState
+    from ray._raylet import GcsClient, GcsClientOptions  # type: ignore[attr-defined]
+
+    state = GlobalState()
+    options = GcsClientOptions.create(address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=True)
+    state._initialize_global_state(options)
+    return GcsClient(address=address), state
+
+
+def cluster_address(address: str | None) -> str | None:
+    """`host:port` of the cluster that is meant: `address`, else RAY_ADDRESS, else the one that `ray start` has made
+    this machine a part of; None: there is none."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        return canonicalize_bootstrap_address(address or "auto")
+    except (ConnectionError, ValueError, OSError):
+        return None
+
+
 def free_amounts() -> dict[str, dict[str, float]]:
     """What is free on each node: id (hex) -> amounts by resource. It can be some tenths of a second old."""
     from ray._private.state import available_resources_per_node

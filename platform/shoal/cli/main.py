@@ -13,6 +13,7 @@ from shoal.cli.control import attach, kill_worker, scale, status, stop
 from shoal.cli.data import data
 from shoal.cli.doctor import doctor
 from shoal.cli.lr_find import lr_find
+from shoal.cli.node import drain_node, watch_node
 from shoal.cli.proofs import audit, verify
 from shoal.cli.runs import runs
 from shoal.cli.schedule import schedule
@@ -21,6 +22,7 @@ from shoal.cli.sweep import sweep
 from shoal.cli.training import resume, train
 from shoal.cli.ui import ui
 from shoal.errors import Interrupted, ShoalError
+from shoal.redaction import redact
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -48,7 +50,7 @@ def shoal() -> None:
 
 for command in (
     *(train, resume, attach, status, scale, kill_worker, stop),
-    *(submit, sweep, audit, verify, runs, data, schedule, lr_find, cluster, ui, doctor),
+    *(submit, sweep, audit, verify, runs, data, schedule, lr_find, cluster, watch_node, drain_node, ui, doctor),
 ):
     shoal.add_command(command)
 
@@ -69,5 +71,5 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.Abort:
         return Interrupted.exit_code
     except ShoalError as error:
-        click.echo(f"{click.style('Error:', fg='red', bold=True)} {error}", err=True)
+        click.echo(f"{click.style('Error:', fg='red', bold=True)} {redact(str(error))}", err=True)
         return error.exit_code

@@ -51,7 +51,9 @@ CODES = {"succeeded": 0, "failed": TrainingFailed.exit_code, "stopped": Interrup
 @click.option("--status", metavar="ID", help="How a job stands.")
 @click.option("--stop", metavar="ID", help="End a job after its present step, with a checkpoint.")
 @click.option("--list", "listing", is_flag=True, help="All jobs of the cluster.")
-@click.option("--json", "as_json", is_flag=True, help="JSON on stdout; the job itself gets --json, too.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Only JSON on stdout, also what the job says; the rest on stderr."
+)
 @click.pass_context
 def submit(ctx: click.Context, **asked: object) -> None:
     """Send RECIPE, and the folder that it is in, to a cluster as a job of Ray's; follow it until it ends.
@@ -112,10 +114,7 @@ def _send(address: str | None, *, wait: bool, as_json: bool, **asked: object) ->
 
 
 def _follow(server: JobServer, name: str, *, as_json: bool) -> int:
-    def write(text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-
+    write = _Split() if as_json else _write
     try:
         job = server.follow(name, write)
     except KeyboardInterrupt:
@@ -124,10 +123,28 @@ def _follow(server: JobServer, name: str, *, as_json: bool) -> int:
             f"shoal submit --stop {name}"
         ) from None
     if as_json:
+        write("\n")  # the last line may have had no end
         click.echo(json.dumps({"type": "job", **asdict(job)}))
     elif job.status != "succeeded":
         click.echo(f"{name} {job.status}: {job.message or 'its log is all that is known'}", err=True)
     return CODES[job.status]
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+class _Split:
+    """Writes the lines of a log that are JSON to stdout, and those that Ray and people's code add to stderr."""
+
+    def __init__(self) -> None:
+        self._rest = ""
+
+    def __call__(self, text: str) -> None:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in filter(None, lines):
+            click.echo(line, err=not line.startswith("{"))
 
 
 def _stop(server: JobServer, name: str) -> int:

@@ -236,9 +236,9 @@ def _refusal(address: str, said: str) -> str:
     """Words for what a server has refused; Ray has only text for it, sometimes with the server's traceback."""
     if "already exists" in said:
         return f"there is a job of that name at {address} already; choose another --name, or leave it out"
-    if "does not exist" in said or "404" in said:
+    if "does not exist" in said or "status code 404" in said:
         return f"the cluster at {address} has no such job; all that it has: shoal submit --list"
-    if "maximum size" in said or "413" in said:
+    if "maximum size" in said or "status code 413" in said:
         return (
             f"the folder is too large to be sent ({said.splitlines()[0].partition('. To ')[0]}); leave data out with "
             f"--exclude PATTERN or .rayignore, and keep it in storage that the cluster reaches"
@@ -252,7 +252,8 @@ def _sent(info: Any) -> SentJob:
         name=info.submission_id or info.job_id,
         status=info.status.value.lower(),
         command=info.entrypoint,
-        message=info.message or "",
+        # Ray adds the end of the log to its word, which whoever follows has seen.
+        message=(info.message or "").partition(", last available logs")[0].partition("\n")[0],
         started=info.start_time / 1e3 if info.start_time else None,
         ended=info.end_time / 1e3 if info.end_time else None,
     )

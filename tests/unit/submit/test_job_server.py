@@ -281,3 +281,11 @@ def test_a_server_that_stays_away_ends_the_following_and_not_the_job(
     with pytest.raises(CapacityError, match=r"The job goes on .*shoal submit --follow a"):
         server.follow("a", lambda text: None)
     assert told.connections > 1, "it was looked for more than once"
+
+
+def test_only_json_is_on_stdout(talking: Callable[[Talking], str], capsys: pytest.CaptureFixture[str]) -> None:
+    told = Talking((['Running entrypoint\n{"type": "sta', 'rted"}\nby hand\n'], "close"))
+    assert run(["submit", "--follow", "a", "--json", "--address", talking(told)]) == 0
+    said = capsys.readouterr()
+    assert [json.loads(line)["type"] for line in said.out.splitlines()] == ["started", "job"]
+    assert said.err == "Running entrypoint\nby hand\n"
