@@ -101,6 +101,38 @@ def test_a_bad_trial_is_stopped_early_and_quickly(tmp_path: Path) -> None:
     assert state.yardstick is good
 
 
+@pytest.mark.parametrize(("resource", "grace"), [("joules", 0.5), ("dollars", 0.5)], ids=["joules", "dollars"])
+@pytest.mark.usefixtures("ray_cluster")
+def test_early_stopping_counts_what_it_costs(tmp_path: Path, resource: Any, grace: float) -> None:
+    """At a dollar a second of one worker, and a few watts."""
+    job = digits(
+        budget=shoal.Budget(steps=1500),
+        workers=shoal.Workers(min=1, max=1),
+        evaluation=shoal.Evaluation(every=50, samples=64),
+        checkpoints=shoal.Checkpoints(every=None, export=False),
+        cost=shoal.Cost(per_hour=3600.0),
+    )
+    sweep = Sweep(
+        job=job,
+        space={"optimizer.lr": choice(1e-2, 1e-6)},
+        search=Grid(),
+        stop_early=ASHA(grace=grace, resource=resource, reduction=2),
+        at_once=1,
+        workers=1,
+    )
+    state = swept(tmp_path / "runs", sweep, resource)
+    good, bad = state.rows
+    assert (good.status, good.step) == ("finished", 1500)
+    assert bad.status == "stopped-early"
+    assert f" {resource}: not among the best 1/2 at " in bad.reason
+    assert 50 <= bad.step < 1500
+    used = [point.resource(resource) for point in bad.curve]
+    assert used == sorted(used)  # type: ignore[type-var]
+    assert used[-1] is not None
+    assert used[-1] >= grace, "nobody is stopped before"
+    assert state.spent(resource) == pytest.approx((getattr(good, resource) or 0.0) + used[-1])
+
+
 RECIPE = """
 import shoal
 from shoal.tasks import ImageClassifier
