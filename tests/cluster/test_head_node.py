@@ -22,7 +22,7 @@ from tests.support.own_cluster import OwnCluster, Redis
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_cluster")]
 
-STEPS = 400
+STEPS = 300
 RECIPE = """
 import os
 import shoal
