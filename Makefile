@@ -38,6 +38,7 @@ bench: $(READY)  ## the measurements behind benchmarks/README.md
 	$(BIN)/python -m benchmarks.feed
 	$(BIN)/python -m benchmarks.recovery
 	$(BIN)/python -m benchmarks.recovery --cost
+	$(BIN)/python -m benchmarks.notices
 	$(BIN)/python -m benchmarks.reshard
 	$(BIN)/python -m benchmarks.exact
 	$(BIN)/python -m benchmarks.data_efficiency

@@ -1,8 +1,9 @@
 """Fault-free overhead: Shoal against the same training written by hand with torch DDP and with DeepSpeed ZeRO 1, 2, 3.
 
-Same model, data, batch, optimizer and number of workers; data loading included; arms interleaved; after warm-up. While
-a plain arm runs, no Ray cluster is up. `--ray` adds a third arm: the plain loop in bare Ray tasks, without Shoal; what
-that loses is what Ray's own processes take where no core is left for them.
+Same model, data, batch, optimizer and number of workers; data loading included; arms interleaved; after warm-up, which
+is long enough for what a run does once, beside its first steps: importing MLflow and opening its database takes about 5
+seconds of one core. While a plain arm runs, no Ray cluster is up. `--ray` adds a third arm: the plain loop in bare Ray
+tasks, without Shoal; what that loses is what Ray's own processes take where no core is left for them.
 
 Two figures: samples per second by the median step, which a burst of another tenant of the machine does not move, and by
 the whole stretch, which also holds whatever Shoal does now and then.
@@ -34,7 +35,7 @@ from shoal.tasks import LanguageModel
 from shoal.tracking.ledger import effective, read
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS, WARM, BATCH = 50, 15, 32
+STEPS, WARM, BATCH = 90, 40, 32
 NAMES = {"ray": "plain, in Ray tasks", "shoal": "Shoal"}
 TASK = {"context": 128, "layers": 4, "heads": 4, "width": 192}
 

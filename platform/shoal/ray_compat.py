@@ -6,14 +6,20 @@ Ray changes under it.
 
 from __future__ import annotations
 
+import copy
+import io
+import json
 import logging
 import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from shoal.errors import ConfigError
 
 if TYPE_CHECKING:
     import ray
@@ -27,6 +33,8 @@ LOCAL_SETTINGS = {
     "RAY_enable_metrics_collection": "0",
     "RAY_task_events_report_interval_ms": "0",
     "RAY_event_stats": "0",
+    # Look for new log files twice a second, as with many of them, not ten times: that took 1 % of a core.
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
 }
 """Ray's own settings for a cluster that lives and dies with one run on this machine; what the user has set wins."""
 
@@ -240,6 +248,29 @@ def draining_nodes() -> dict[str, float]:
     return {node: deadline_ms / 1e3 for node, deadline_ms in state.get_draining_nodes().items()}
 
 
+def head_client(address: str) -> tuple[Any, Any]:
+    """Clients of the cluster's head at `address`, by which one who has not joined it asks: of nodes and drains, on
+    which `ray drain-node` stands, and of actors. Raise RayError if it does not answer."""
+    from ray._private.state import GlobalState
+    from ray._raylet import GcsClient, GcsClientOptions  # type: ignore[attr-defined]
+
+    state = GlobalState()
+    options = GcsClientOptions.create(address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=True)
+    state._initialize_global_state(options)
+    return GcsClient(address=address), state
+
+
+def cluster_address(address: str | None) -> str | None:
+    """`host:port` of the cluster that is meant: `address`, else RAY_ADDRESS, else the one that `ray start` has made
+    this machine a part of; None: there is none."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        return canonicalize_bootstrap_address(address or "auto")
+    except (ConnectionError, ValueError, OSError):
+        return None
+
+
 def free_amounts() -> dict[str, dict[str, float]]:
     """What is free on each node: id (hex) -> amounts by resource. It can be some tenths of a second old."""
     from ray._private.state import available_resources_per_node
@@ -261,3 +292,71 @@ def autoscaler_says() -> str:
     parts = [f"is adding {coming} nodes"] if coming else []
     parts += [f"could not add {failed.ray_node_type_name} ({failed.details})" for failed in status.failed_launches[-1:]]
     return " and ".join(parts)
+
+
+def job_client(address: str) -> Any:
+    """Ray's client of the job server at `address`. Raises what Ray does if that does not answer, or refuses us.
+
+    Ray 2.60 takes the addresses in the environment first, whatever its caller says; and it tells of uploads by its log.
+    """
+    from ray.job_submission import JobSubmissionClient
+
+    for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    said = os.environ.get("RAY_API_SERVER_ADDRESS")
+    os.environ["RAY_API_SERVER_ADDRESS"] = address
+    try:
+        headers = os.environ.get("RAY_JOB_HEADERS")
+        return JobSubmissionClient(None, headers=json.loads(headers) if headers else None)
+    finally:
+        if said is None:
+            del os.environ["RAY_API_SERVER_ADDRESS"]
+        else:
+            os.environ["RAY_API_SERVER_ADDRESS"] = said
+
+
+def job_modules() -> list[str]:
+    """Modules that the Ray job around this process brings to all of its nodes; empty: none, or there is no such job."""
+    said = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    return list((said.get("runtime_env") or {}).get("py_modules") or ())
+
+
+def cluster_schema() -> dict[str, Any]:
+    """Ray's own JSON schema of the files that `ray up` takes."""
+    import ray.autoscaler
+
+    return json.loads(Path(ray.autoscaler.__file__).with_name("ray-schema.json").read_text())
+
+
+def filled_out(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration of `ray up` with Ray's defaults, after all checks that Ray makes before it asks a cloud.
+
+    Raises ConfigError with Ray's words for what these refuse.
+    """
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    words = io.StringIO()
+    try:
+        with redirect_stdout(words), redirect_stderr(words):
+            whole = prepare_config(copy.deepcopy(config))
+            validate_config(whole)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - Ray refuses in many ways; its words go to the user
+        said = str(getattr(error, "message", error)).strip() or words.getvalue().strip() or type(error).__name__
+        raise ConfigError(f"Ray refuses this: {said.splitlines()[-1]}") from None
+    return whole
+
+
+def azure_parameters() -> dict[str, str]:
+    """What Ray's template for a machine of Azure takes: name -> type."""
+    import ray.autoscaler._private as there
+
+    template = json.loads((Path(there.__path__[0]) / "_azure" / "azure-vm-template.json").read_text())
+    found = {name: str(said["type"]) for name, said in template["parameters"].items()}
+    return {**found, "availability_zone": "string"}  # which Ray itself turns into `zones`
+
+
+def version() -> str:
+    """Ray's version here."""
+    import ray
+
+    return ray.__version__

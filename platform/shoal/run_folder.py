@@ -89,6 +89,16 @@ class RunFolder:
         return merged
 
 
+def check_name(name: str, what: str) -> str:
+    """`name`, if it is one word that names a folder inside another; else ConfigError, which calls it `what`."""
+    if not name or len(name) > 200 or name.startswith(".") or any(c in "/\\" or not c.isprintable() for c in name):
+        raise ConfigError(
+            f"{what} {name!r} must be a word that names a folder inside another one: no slashes, no dot in front, at "
+            f"most 200 characters; where that folder lies is said by --runs"
+        )
+    return name
+
+
 def write_json(path: Path, value: Any, *, mode: int = 0o644) -> None:
     """Write `value` so that a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ import shoal
 from shoal.coordinator.pooled import PoolSupply
 from shoal.coordinator.supply import ClusterSupply, Recruit, Supply
 from shoal.pool import PoolSpec, open_pool
+from shoal.pool.spec import NAMESPACE, Ask, pool_name
 from tests.support.conductor import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
@@ -29,24 +31,19 @@ class Coordinator:
     """An actor of the name that workers live for, with a supply in it."""
 
     def __init__(self, key: str, pool: str | None) -> None:
-        self._key, self._pool = key, pool
-        self._supply: Supply | None = None
-        self._have: dict[str, Recruit] = {}
-
-    async def begin(self) -> None:
-        """As at its birth, and after a restart."""
         # What a supply wants to know of a plan.
         job = SimpleNamespace(workers=WORKERS, batch=shoal.Batch(size=8, virtual_shards=8), numerics="fast")
-        plan: Any = SimpleNamespace(key=self._key, run_id=self._key, coordinator=self._key, job=job)
-        self._have = {}
-        if self._pool is None:
-            self._supply = ClusterSupply(f"{self._key}-", WORKERS, self._key)
-        else:
-            self._supply = PoolSupply(self._pool, plan, lambda: None)
+        plan: Any = SimpleNamespace(key=key, run_id=key, coordinator=key, job=job)
+        self._have: dict[str, Recruit] = {}
+        self._supply: Supply = (
+            PoolSupply(pool, plan, lambda: None) if pool is not None else ClusterSupply(f"{key}-", WORKERS, key)
+        )
+
+    async def process(self) -> int:
+        return os.getpid()
 
     async def have(self, count: int) -> list[str]:
         """Want `count` until they are there and answer; returns their names."""
-        assert self._supply is not None
         self._supply.want(count, len(self._have))
         while len(self._have) < count:
             for recruit in await asyncio.wait_for(self._supply.recruits(), DEADLINE_S):
@@ -56,29 +53,28 @@ class Coordinator:
         return list(self._have)
 
     async def give_back(self, recruit: str, fit: bool) -> None:
-        assert self._supply is not None
         self._supply.take_back(self._have.pop(recruit), fit=fit)
 
     async def allotted(self) -> int | None:
-        assert self._supply is not None
         return self._supply.allotted
 
     async def find(self) -> list[str]:
-        assert self._supply is not None
         found = await self._supply.find()
         places = [(await r.actor.standing.remote()).place for r in found]
         self._have = {r.id: replace(r, place=place) for r, place in zip(found, places, strict=True)}
         self._supply.keep(list(self._have.values()))
         return list(self._have)
 
+    async def word(self) -> Ask | None:
+        """What it says to its pool."""
+        return self._supply.ask(frozenset()) if isinstance(self._supply, PoolSupply) else None
+
     async def close(self) -> None:
-        assert self._supply is not None
         for recruit in list(self._have):
             await self.give_back(recruit, True)
         self._supply.close()
 
     async def shortage(self) -> str:
-        assert self._supply is not None
         return self._supply.shortage(0)
 
 
@@ -99,12 +95,12 @@ def from_pool() -> Iterator[tuple[str | None, Callable[[], int]]]:
 @pytest.mark.parametrize("source", [from_cluster, from_pool])
 def test_the_contract(source: Any) -> None:
     with source() as (pool, taken):
-        run: Any = Coordinator.options(name="contract", namespace="shoal").remote("contract", pool)
+        options = {"name": "contract", "namespace": NAMESPACE, "max_restarts": 1, "max_task_retries": -1}
+        run: Any = Coordinator.options(**options).remote("contract", pool)
 
         def ask(what: str, *arguments: Any) -> Any:
             return ray.get(getattr(run, what).remote(*arguments), timeout=2 * DEADLINE_S)
 
-        ask("begin")
         first, second = ask("have", 2)
         assert ask("allotted") in (None, 2)
         assert first != second
@@ -113,11 +109,18 @@ def test_the_contract(source: Any) -> None:
         kept, third = ask("have", 2)
         assert kept == first
         assert third not in (first, second), "one that is not fit does not come again"
-        ask("begin")  # the coordinator has forgotten everything
+        process = ask("process")
+        ray.kill(run, no_restart=False)
+        until(lambda: ask("process") != process)  # it has forgotten everything
         assert sorted(ask("find")) == sorted([first, third])
         ask("give_back", third, True)
         assert ask("have", 1) == [first]
         until(lambda: taken() == 1)
+        word = ask("word")
         ask("close")
+        if word is not None:  # it was under way: calls to a pool may overtake each other
+            pooled: Any = ray.get_actor(pool_name("contract"), NAMESPACE)
+            ray.get(pooled.sync.remote(word), timeout=DEADLINE_S)
+            assert ray.get(pooled.status.remote(), timeout=DEADLINE_S).runs == (), "it has no claim any more"
         until(lambda: taken() == 0)
         ray.kill(run)

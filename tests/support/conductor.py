@@ -21,12 +21,12 @@ class Conductor(Listener):
 
     def __init__(self, act: Callable[[Any], None]) -> None:
         super().__init__()
-        self._act, self._run_id = act, ""
+        self._act, self.run_id = act, ""
         self._thread: threading.Thread | None = None
         self.error: BaseException | None = None
 
     def started(self, info: Mapping[str, Any]) -> None:
-        self._run_id = info["run_id"]
+        self.run_id = info["run_id"]
 
     def status(self, status: RunStatus) -> None:
         super().status(status)
@@ -36,7 +36,7 @@ class Conductor(Listener):
 
     def _conduct(self) -> None:
         try:
-            self._act(find(self._run_id))
+            self._act(find(self.run_id))
         except BaseException as error:  # noqa: BLE001 - shown by the test, in whose thread this is not
             self.error = error
 

@@ -123,8 +123,7 @@ class OwnCluster:
     def _ray(self, *arguments: str) -> None:
         common = (
             f"--node-ip-address={self.address.partition(':')[0]}", f"--object-store-memory={MEMORY}",
-            "--disable-usage-stats",
-            "--min-worker-port=0", "--max-worker-port=0",
+            "--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0",
         )  # fmt: skip
         said = subprocess.run(
             [str(BIN / "ray"), *arguments, *common], env=self.env, capture_output=True, text=True, check=False

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from shoal.engines.determinism import prepare_process
 
+TOKEN = b"known to the members"
 COLLECTIVE_S = 60.0
 """Deadline of every collective inside a group."""
 
@@ -127,7 +128,7 @@ class ProcessPool:
         from shoal.worker.rendezvous import Rendezvous
 
         if self._store is None:
-            self._store = Rendezvous("127.0.0.1")
+            self._store = Rendezvous("127.0.0.1", TOKEN)
         self._groups += 1
         self._store.begin(self._groups)
         return self._store.address, self._groups
@@ -183,7 +184,7 @@ def _in_group(
     from shoal.worker.rendezvous import Meeting
 
     limit = timedelta(seconds=COLLECTIVE_S)
-    meeting = Meeting(*where, limit)
+    meeting = Meeting(*where, limit, TOKEN)
     meeting.open()
     if device_type == "cuda":
         torch.cuda.set_device(kept["place"])

@@ -35,6 +35,7 @@ class SharedCluster:
         # Workers unpickle tasks that are defined in tests/.
         paths = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
         ray.init(
+            address="local",  # a new one, also where somebody else has started one on the machine
             num_cpus=CPUS,
             object_store_memory=300 << 20,
             include_dashboard=False,

@@ -26,6 +26,7 @@ from shoal.worker.group import cut_group, dissolve_group, form_group, open_store
 from tests.support.engine_runs import TOTAL, reader, run_step
 from tests.support.process_pool import ProcessPool
 
+TOKEN = b"known to the members"
 LIMIT_S = 300.0
 """Time-out of the groups: nobody in these tests is ever to be freed by it."""
 
@@ -71,7 +72,7 @@ class Told:
 def open_here(kept: dict[str, Any]) -> tuple[str, Any]:
     """Addresses of the process's rendezvous and of its line, by which `cut` reaches it while it is busy."""
     if "store" not in kept:
-        kept["store"], kept["address"] = open_store("127.0.0.1")
+        kept["store"], kept["address"] = open_store("127.0.0.1", TOKEN)
         kept["line"] = Listener(("127.0.0.1", 0))
         threading.Thread(target=_obey, args=(kept["line"],), daemon=True).start()
     return kept["address"], kept["line"].address

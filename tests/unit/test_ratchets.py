@@ -59,6 +59,8 @@ MAY_IMPORT = {
     "digests": "",
     "positions": "",
     "locks": "",
+    "redaction": "",
+    "logs": "",
     "labels": "errors",
     "run_folder": "errors locks",
     "job": "errors labels positions run_folder",
@@ -72,19 +74,22 @@ MAY_IMPORT = {
     "data": "errors positions job capacity ray_compat orphans",
     "state": "errors job membership tasks",
     "engines": "errors job optim state tasks deepspeed_compat",
-    "tracking": "errors job locks run_folder",
+    "tracking": "errors job locks run_folder redaction",
     "audit": "errors digests positions job run_folder data tracking.ledger",
     "worker": "__version__ errors digests job capacity membership optim data state engines tasks ray_compat orphans "
-    "tracking.energy",
-    "coordinator": "errors positions job capacity membership data state tasks tracking worker ray_compat run_folder "
-    "pool.division pool.spec orphans optim.range_test optim.noise",
+    "logs tracking.energy",
+    "coordinator": "errors redaction positions job capacity membership data state tasks tracking worker ray_compat "
+    "run_folder pool.division pool.spec orphans optim.range_test optim.noise logs",
     "pool": "errors labels job data worker coordinator ray_compat launch.cluster",
+    "notices": "errors ray_compat launch.cluster",
     "tuning": "errors job run_folder ray_compat data.sources state.store tracking coordinator.status launch cli.text "
     "pool",
-    "launch": "errors positions job data state tasks tracking coordinator audit pool ray_compat run_folder cli.display "
-    "optim.range_test",
-    "cli": "errors environment __version__ run_folder positions job data tasks tracking audit coordinator.status "
-    "launch optim.schedules optim.batch_rules optim.range_test tuning",
+    "launch": "errors redaction positions job data state tasks tracking coordinator audit pool ray_compat run_folder "
+    "cli.display optim.range_test logs",
+    "clusters": "errors job ray_compat tracking.prices",
+    "submit": "errors job ray_compat launch.cluster launch.prepare tuning.recipe",
+    "cli": "errors redaction environment __version__ run_folder positions job data tasks tracking audit "
+    "coordinator.status launch optim.schedules optim.batch_rules optim.range_test tuning notices logs submit clusters",
     "__init__": "job tasks launch tuning",
     "__main__": "cli",
 }

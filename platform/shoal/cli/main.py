@@ -8,17 +8,21 @@ from collections.abc import Sequence
 import click
 
 from shoal import __version__
+from shoal.cli.cluster import cluster
 from shoal.cli.control import attach, kill_worker, scale, status, stop
 from shoal.cli.data import data
 from shoal.cli.doctor import doctor
 from shoal.cli.lr_find import lr_find
+from shoal.cli.node import drain_node, watch_node
 from shoal.cli.proofs import audit, verify
 from shoal.cli.runs import runs
 from shoal.cli.schedule import schedule
+from shoal.cli.submit import submit
 from shoal.cli.sweep import sweep
 from shoal.cli.training import resume, train
 from shoal.cli.ui import ui
 from shoal.errors import Interrupted, ShoalError
+from shoal.redaction import redact
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -37,14 +41,16 @@ def shoal() -> None:
     shoal status RUN                             its workers: where they run, what they do
     shoal scale RUN 2:6                          more or fewer workers, while it runs
     shoal resume RUN                             go on from the last checkpoint
+    shoal submit jobs/gpt.py                     train on a cluster, as a job that needs this machine no more
     shoal audit RUN                              prove that every sample was used exactly once
+    shoal cluster check my_cluster.yaml          is this file right, and what would the cluster cost?
     shoal ui                                     the record in a browser
     """
 
 
 for command in (
     *(train, resume, attach, status, scale, kill_worker, stop),
-    *(sweep, audit, verify, runs, data, schedule, lr_find, ui, doctor),
+    *(submit, sweep, audit, verify, runs, data, schedule, lr_find, cluster, watch_node, drain_node, ui, doctor),
 ):
     shoal.add_command(command)
 
@@ -65,5 +71,5 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.Abort:
         return Interrupted.exit_code
     except ShoalError as error:
-        click.echo(f"{click.style('Error:', fg='red', bold=True)} {error}", err=True)
+        click.echo(f"{click.style('Error:', fg='red', bold=True)} {redact(str(error))}", err=True)
         return error.exit_code

@@ -93,6 +93,17 @@ def where_options(command: Command) -> Command:
     )(command)
 
 
+def log_option(command: Command) -> Command:
+    """`--log-format text|json`."""
+    return click.option(
+        "--log-format",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="How coordinator and workers write their log lines, which Ray keeps on each node (docs/operations.md).",
+    )(command)
+
+
 @contextmanager
 def told_as_json(as_json: bool) -> Iterator[None]:
     """Machines that read stdout hear of errors there; the message for people goes to stderr as always."""

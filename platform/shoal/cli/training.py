@@ -10,6 +10,7 @@ import click
 from shoal.cli.options import (
     detach_options,
     display_options,
+    log_option,
     new_data_option,
     runs_option,
     set_option,
@@ -21,6 +22,7 @@ from shoal.errors import ConfigError
 if TYPE_CHECKING:
     from shoal.job import Job
     from shoal.launch.api import RunOptions
+    from shoal.logs import Style
 
 
 @click.command(short_help="Train the job that a recipe defines.")
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 @new_data_option
 @click.option("--name", metavar="NAME", help="Name of the run's folder. Default: job, date, time, four letters.")
 @where_options
+@log_option
 @detach_options
 @runs_option
 @display_options
@@ -44,6 +47,7 @@ def train(
     name: str | None,
     address: str | None,
     tracking_uri: str | None,
+    log_format: Style,
     detach: bool,
     if_detached: str,
     runs_dir: Path,
@@ -76,6 +80,7 @@ def train(
             name=name,
             address=address,
             tracking_uri=tracking_uri,
+            log_format=log_format,
             if_detached="continue" if detach or if_detached == "continue" else "stop",
             resume=resume,
             new_data=new_data,
@@ -92,6 +97,7 @@ def train(
 @new_data_option
 @click.option("--name", metavar="NAME", help="Name of the new run's folder, if --set or --new-data makes it a new run.")
 @where_options
+@log_option
 @detach_options
 @runs_option
 @display_options
@@ -105,6 +111,7 @@ def resume(
     name: str | None,
     address: str | None,
     tracking_uri: str | None,
+    log_format: Style,
     detach: bool,
     if_detached: str,
     runs_dir: Path,
@@ -132,6 +139,7 @@ def resume(
             name=name,
             address=address,
             tracking_uri=tracking_uri,
+            log_format=log_format,
             if_detached="continue" if detach or if_detached == "continue" else "stop",
             resume=run,
             new_data=new_data,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields
 from math import isfinite
 from pathlib import Path
@@ -16,6 +16,7 @@ from shoal.job.steps import foreseen
 from shoal.membership.commits import Commit
 from shoal.membership.sizes import Decision
 from shoal.optim.noise import Measured, NoiseScale
+from shoal.redaction import redact
 from shoal.run_folder import RunFolder
 from shoal.tracking.ledger import Entry, Ledger, effective, read
 from shoal.tracking.owner import owner
@@ -45,6 +46,10 @@ class Book:
         self.evaluated_at = 0
         self.evaluated_steps: set[int] = set()
         self.saved_steps: set[int] = set()
+        self.on_entry: Callable[[Entry], None] = lambda entry: None
+        """Hears every entry as it is written; for one passive observer."""
+        self.on_news: Callable[[str, str], None] = lambda kind, text: None
+        """The same for news."""
 
     def open(self, *, revived: bool) -> None:
         """Begin the record, or go on with it after a restart of the coordinator.
@@ -101,12 +106,13 @@ class Book:
         self.write("end", status=status, reason=reason, **spent)
         unsent = self._recorder.close(deadline_s) if self._recorder is not None else 0
         self._ledger.close()
-        self._folder.update(status=status, reason=reason, **spent)
+        self._folder.update(status=status, reason=redact(reason), **spent)
         return unsent
 
     def write(self, kind: str, **values: Any) -> None:
         """Append one entry."""
-        self._append([{"kind": kind, "time": time.time(), **values}])
+        shown = {k: redact(v) if isinstance(v, str) else v for k, v in values.items()}
+        self._append([{"kind": kind, "time": time.time(), **shown}])
 
     def commits(self, commits: list[Commit], used: Mapping[str, float]) -> None:
         """Append commits, in order; `used`: what the run has used by now, by unit."""
@@ -166,7 +172,14 @@ class Book:
 
     def say(self, kind: str, text: str) -> None:
         """News for the display."""
+        text = redact(text)
         self._news.append((kind, text))
+        self.on_news(kind, text)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether MLflow does not take the record, or the disk the ledger."""
+        return self._warned_ledger or self._warned_record
 
     @property
     def news_count(self) -> int:
@@ -192,6 +205,8 @@ class Book:
 
     def _append(self, entries: list[dict[str, Any]]) -> None:
         self._ledger.append(entries)
+        for entry in entries:
+            self.on_entry(entry)
         blocked = self._ledger.blocked
         if blocked and not self._warned_ledger:
             self.say("warning", f"the ledger cannot be written and is kept in memory until it can: {blocked}")

@@ -13,7 +13,7 @@ from shoal.coordinator.status import MemberStatus, RunStatus, State
 from shoal.errors import ConfigError
 from shoal.membership.phases import Phase
 
-_SHOWN = {
+SHOWN = {
     Phase.STARTING: "starting",
     Phase.WAITING: "waiting",
     Phase.FORMING: "forming",
@@ -22,6 +22,7 @@ _SHOWN = {
     Phase.DECIDING: "re-forming",
     Phase.DONE: "finishing",
 }
+"""The phases, in the words that people see."""
 
 
 def status(scene: Scene) -> RunStatus:
@@ -30,7 +31,7 @@ def status(scene: Scene) -> RunStatus:
     last, step_s, tokens = book.last, book.step_s, plan.job.task.tokens_per_sample
     done = book.committed
     speed = scene.course.positions.per_step(max(1, done)) / step_s if step_s else None
-    phase = _SHOWN[scene.phase]
+    phase = SHOWN[scene.phase]
     if scene.phase is Phase.ENDING and running is not None and running.changing:
         phase = "re-forming"
     return RunStatus(

@@ -39,7 +39,7 @@ class Hand:
     leaving: str | None = None
     """Why it is to leave at the next boundary."""
     reclaimed: float | None = None
-    """Its node is being taken back: Unix seconds when; 0: nobody said."""
+    """Its node, or its process alone, is being taken back: Unix seconds when; 0: nobody said."""
     since: float = field(default_factory=time.time)
     """Unix seconds: when it was started, or became ready."""
     begun: float = field(default_factory=time.time)
@@ -179,7 +179,7 @@ class Crew:
         if hand is not None:
             if hand.stays is not None:
                 hand.stays.cancel()
-            self._supply.take_back(hand.recruit, fit=fit)
+            self._supply.take_back(hand.recruit, fit=fit and hand.reclaimed is None)
 
     def end_all(self) -> None:
         """End every worker and take every request back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from shoal.data.catalog import Catalog
     from shoal.data.mixture import Mixture
     from shoal.data.training import TrainingData
+    from shoal.logs import Style
     from shoal.optim.range_test import Divergence
     from shoal.state.store import CheckpointInfo
     from shoal.tracking.prices import Tariff
@@ -82,11 +84,15 @@ class RunPlan:
     """
     pool: str | None = None
     """The pool that lends the workers; None: the cluster gives them."""
+    log_format: Style = "text"
+    """How coordinator and workers write their log lines."""
     divergence: Divergence | None = None
     """The run stops, in the same way, when its loss does this."""
 
     launch: str = field(default_factory=lambda: f"{time.time_ns():x}")
     """Tells the workers of this launch from those of an earlier one of the same run."""
+    token: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    """What the workers of this launch show each other. It is written nowhere."""
 
     @property
     def coordinator(self) -> str:

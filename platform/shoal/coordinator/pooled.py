@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -27,6 +28,7 @@ class PoolSupply:
         """`changed` is called when the pool allots another number, or is gone."""
         self._name, self._plan, self._changed = pool, plan, changed
         self._kind = Kind.of(plan.job)
+        self._line_id = uuid.uuid4().hex
         self._sizes: tuple[int, ...] = ()
         self._holds: dict[str, Recruit] = {}
         self._unfit: set[str] = set()
@@ -76,7 +78,7 @@ class PoolSupply:
         if self._line is not None:
             self._line.cancel()
         if self._pool is not None:
-            self._pool.leave.remote(self._plan.key, frozenset(self._unfit))
+            self._pool.leave.remote(self._plan.key, self._line_id, frozenset(self._unfit))
 
     async def find(self) -> list[Recruit]:
         """What the pool has lent to this launch of the run."""
@@ -97,6 +99,13 @@ class PoolSupply:
             f"the pool {self._name!r} has lent {found} of at least workers.min={want.min} workers{said}. Wait for "
             f"other runs to end, lower workers.min, or open a larger pool"
         )
+
+    def ask(self, unfit: frozenset[str]) -> Ask:
+        """What it says to the pool."""
+        heard = self._answer.number if self._answer is not None else 0
+        plan = self._plan
+        who = (plan.key, plan.run_id, self._line_id, plan.coordinator)
+        return Ask(*who, self._sizes, self._kind, frozenset(self._holds), unfit, heard)
 
     def unmet(self, seconds: float) -> int:
         """None: the pool asks the cluster, for all of its runs."""
@@ -124,12 +133,8 @@ class PoolSupply:
 
     async def _exchange(self, unfit: frozenset[str]) -> Answer | None:
         """One exchange; None if something more urgent is to be said meanwhile."""
-        heard = self._answer.number if self._answer is not None else 0
-        plan = self._plan
-        ask = Ask(
-            plan.key, plan.run_id, plan.coordinator, self._sizes, self._kind, frozenset(self._holds), unfit, heard
-        )
-        answer = asyncio.ensure_future(asyncio.wait_for(self._reach().sync.remote(ask), ANSWER_S))
+        sync = self._reach().sync.remote(self.ask(unfit))
+        answer = asyncio.ensure_future(asyncio.wait_for(sync, ANSWER_S))
         urgent = asyncio.ensure_future(self._urgent.wait())
         try:
             await asyncio.wait({answer, urgent}, return_when=asyncio.FIRST_COMPLETED)

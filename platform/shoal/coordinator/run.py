@@ -13,9 +13,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Literal
 
+from shoal import logs
 from shoal.coordinator import control
 from shoal.coordinator.concluding import Ended, conclude
 from shoal.coordinator.feeding import Feeding
+from shoal.coordinator.panel import Panel
 from shoal.coordinator.plan import RunPlan
 from shoal.coordinator.reviving import revive
 from shoal.coordinator.scene import Scene
@@ -46,7 +48,9 @@ class Run:
         left who would fetch the outcome. `revived`: an earlier life of the coordinator has begun the run."""
         self.plan = plan
         self._event = asyncio.Event()
+        logs.configure(plan.log_format, run=plan.run_id)
         self._scene = Scene(plan, self._event.set, self._lost)
+        self._panel = Panel(self._scene)
         self._feeding = Feeding(plan, self._scene.book, lambda step: self._scene.course.positions.before(step), feed)
         self._stage = Stage(self._scene, self._feeding)
         self.sharing = Sharing(self._scene, self._feeding)
@@ -156,6 +160,7 @@ class Run:
             await self._feeding.end()
         scene.move(Phase.DONE)
         ended = await conclude(scene, decision)
+        self._panel.show()
         self._fading = asyncio.ensure_future(self._fade())
         return ended
 
@@ -234,11 +239,17 @@ class Run:
             if now - self._tidied_at >= TIDY_S:
                 self._tidied_at = now
                 self._scene.book.look_after()
+                self._panel.show()
                 if self._looking is None or self._looking.done():  # not waited for: without a GCS there is no answer
-                    self._looking = asyncio.ensure_future(self._stage.look_for_notices())
+                    self._looking = asyncio.ensure_future(self._look_for_notices())
                     self._looking.add_done_callback(self._background_ended)
                 self._stage.read_meters()
                 await self._mind_submitter(now)
+
+    async def _look_for_notices(self) -> None:
+        """Of nodes that are taken back. The run cannot outlive that of its folder, but its state can."""
+        if self.plan.node_id in await self._stage.look_for_notices():
+            await self.stop("the coordinator's node is taken back")
 
     async def _mind_submitter(self, now: float) -> None:
         if now - self._asked_at <= self.plan.driver_silence_s:

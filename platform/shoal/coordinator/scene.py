@@ -203,8 +203,11 @@ def _supply(plan: RunPlan, changed: Callable[[], None]) -> Supply:
 def _outfit(plan: RunPlan) -> Outfit:
     return Outfit(
         run=plan.key,
+        run_id=plan.run_id,
+        log_format=plan.log_format,
         member="",
         job=plan.job_blob,
+        token=plan.token,
         kind=Kind.of(plan.job),
         checkpoint_uri=plan.checkpoint_uri,
         export_uri=plan.export_uri,

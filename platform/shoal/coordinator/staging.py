@@ -137,8 +137,9 @@ class Stage:
 
     async def _read_meter(self, member: MemberId, actor: Any) -> None:
         with suppress(asyncio.TimeoutError, ray.exceptions.RayError):
-            reading = await asyncio.wait_for(actor.reading.remote(self._scene.plan.key), HELD_S)
+            reading, leaving = await asyncio.wait_for(actor.reading.remote(self._scene.plan.key), HELD_S)
             self._scene.spending.beside(member, reading, time.monotonic())
+            self._hear_leave(member, leaving)
         del self._asked[member]
 
     def _tell(self, form: Form, running: Running) -> None:
@@ -221,6 +222,7 @@ class Stage:
             return Grant(incarnation=incarnation)  # a late word from a view that is gone
         now, entered = time.monotonic(), reports.member in running.entered
         running.hear(reports, now)
+        self._hear_leave(reports.member, reports.leaving)
         scene.spending.hear(reports, now, entered=entered)
         if running.all_entered:
             self._all_in(running)
@@ -281,8 +283,15 @@ class Stage:
             if what == "replace":
                 hand.leaving = "slower than its peers"
 
-    async def look_for_notices(self) -> None:
-        """Workers on nodes that were told to go leave before they must."""
+    def _hear_leave(self, member: MemberId, why: str | None) -> None:
+        """A worker says that its process is about to end: it leaves at the next boundary."""
+        hand = self._scene.crew.hands.get(member)
+        if why is not None and hand is not None and hand.reclaimed is None:
+            hand.reclaimed, hand.leaving = 0.0, why
+            self._scene.book.say("info", f"worker {member} will leave: {why}")
+
+    async def look_for_notices(self) -> Collection[str]:
+        """Workers on nodes that were told to go leave before they must; returns these nodes."""
         scene = self._scene
         nodes = await asyncio.to_thread(draining_nodes)
         for hand in scene.crew.hands.values() if nodes else ():
@@ -291,6 +300,7 @@ class Stage:
                 hand.leaving = "its node is drained"
                 left = f" in {hand.stays_s:.0f}s" if hand.reclaimed else ""
                 scene.book.say("info", f"worker {hand.member} will leave: its node goes{left}")
+        return nodes
 
     def lost(self, member: MemberId, error: BaseException) -> None:
         """A worker that was ready has died: in a view nobody needs to wait until its peers notice."""

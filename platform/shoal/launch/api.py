@@ -20,6 +20,7 @@ from shoal.ray_compat import auth_mode
 if TYPE_CHECKING:
     from shoal.job.recipe import Recipe
     from shoal.launch.cluster import Connection
+    from shoal.logs import Style
     from shoal.optim.range_test import Divergence
     from shoal.state.store import CheckpointInfo
     from shoal.tracking.settings import TrialOf
@@ -62,6 +63,8 @@ class RunOptions:
     """Only with `scratch`: the checkpoint to begin with; None: the initial weights."""
     trial: TrialOf | None = None
     """The run is a trial of this sweep: its record lies below the sweep's."""
+    log_format: Style = "text"
+    """How coordinator and workers write their log lines."""
     recipe: Recipe | None = None
     overrides: tuple[str, ...] = ()
 

@@ -15,7 +15,7 @@ import psutil
 
 from shoal.errors import CapacityError
 from shoal.job import Job
-from shoal.ray_compat import LOCAL_SETTINGS, quiet_driver
+from shoal.ray_compat import LOCAL_SETTINGS, job_modules, quiet_driver
 
 MB = 1 << 20
 STORE_MB = 2048
@@ -93,7 +93,7 @@ def _join(address: str) -> None:
     import ray
 
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=shipping())
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_joining())
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise CapacityError(
             f"no Ray cluster answers at {address} ({error}); check the address, or leave out --address (and unset "
@@ -109,15 +109,22 @@ def _start_local(local: Local) -> None:
         os.environ.setdefault(name, value)
     # Blocks that wait, and snapshots on their way from one worker to another.
     store = min(int(0.2 * psutil.virtual_memory().total), max(STORE_MB, 6 * local.ahead_mb) * MB)
-    ray.init(
-        address="local",  # not one that somebody else has started here, which nobody has named
-        num_cpus=max(1, int(-(-local.cpus // 1))),
-        resources=dict(local.resources) or None,
-        object_store_memory=store,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    try:
+        ray.init(
+            address="local",  # not one that somebody else has started here, which nobody has named
+            num_cpus=max(1, int(-(-local.cpus // 1))),
+            resources=dict(local.resources) or None,
+            object_store_memory=store,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    # Ray has no type of its own for processes that do not come up in time.
+    except Exception as error:  # noqa: BLE001
+        raise CapacityError(
+            f"no Ray cluster could be started on this machine ({error}); where it is overloaded, try again when it has "
+            f"less to do"
+        ) from None
 
 
 def shipping() -> dict[str, Any]:
@@ -126,6 +133,16 @@ def shipping() -> dict[str, Any]:
     The one place that knows. What Shoal needs (torch, DeepSpeed, ...) must be installed there.
     """
     return {"py_modules": [str(Path(__file__).resolve().parents[1])]}
+
+
+def _joining() -> dict[str, Any]:
+    """The runtime environment of a process that joins a cluster, in a Ray job that may have one of its own."""
+    if "py_modules_files" in Path(__file__).parts:
+        return {}  # the job has brought this very code, and brings it to all nodes
+    if not (others := job_modules()):
+        return shipping()
+    os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"  # Ray refuses two lists of modules unless it is told that
+    return {"py_modules": [*others, *shipping()["py_modules"]]}
 
 
 def _connection(*, local: bool) -> Connection:

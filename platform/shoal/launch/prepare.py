@@ -23,7 +23,8 @@ from shoal.job.growth import grows_on_the_way
 from shoal.job.steps import foreseen, positions_of, total_steps
 from shoal.job.store import job_digest, save_job
 from shoal.positions import Positions
-from shoal.run_folder import RunFolder
+from shoal.redaction import redact
+from shoal.run_folder import RunFolder, check_name
 from shoal.state.storage import Storage
 from shoal.state.store import CheckpointInfo, CheckpointStore
 from shoal.tracking.facts import environment_tags
@@ -97,6 +98,7 @@ class Prepared:
             pool=self.options.pool,
             divergence=self.options.divergence,
             spans=self.spans,
+            log_format=self.options.log_format,
         )
 
     def record_settings(self) -> RecordSettings:
@@ -148,7 +150,7 @@ class Prepared:
             "from_step": self.start_from.step if self.start_from else 0,
             "samples": self.sources.train.samples,
             "validation_samples": self.sources.validation.samples if self.sources.validation else 0,
-            "data": self.sources.train.uri,
+            "data": redact(self.sources.train.uri),
             "data_digest": self.sources.train.digest,
             "left_out": self._left_out(),
             "cluster": "local" if connection.local else connection.address,
@@ -224,7 +226,8 @@ def _enough(job: Job, sources: Sources, positions: Positions) -> None:
 
 
 def new_folder(root: Path, name: str) -> RunFolder:
-    """Make the folder of a new run."""
+    """Make the folder of a new run, in `root` and nowhere else."""
+    check_name(name, "--name")
     folder = RunFolder(root / name)
     try:
         folder.path.mkdir(parents=True)

@@ -118,6 +118,8 @@ class Reports:
     progress: Progress = Progress()
     entered: Entered | None = None
     reading: Reading | None = None
+    leaving: str | None = None
+    """Why its process is about to end, and so the member wants to leave; said in every word from then on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ QUIET_S = 10.0
 """A run that was not heard for so long: is its coordinator still there?"""
 SILENT_S = 300.0
 """A run that was not heard for so long has lost its workers, even if its coordinator seems to be there."""
+NOT_HEARD = Answer(0, 0, "has left the pool", ())
 
 
 class Pool:
@@ -43,6 +44,8 @@ class Pool:
         self._claimants: dict[str, Claimant] = {}
         self._weights: dict[str, float] = {}
         self._arrivals = 0
+        self._left: dict[str, float] = {}
+        """Lines that are not heard any more, and since when."""
         self._news: dict[str, asyncio.Event] = {}
         self._shares: dict[str, Share] = {}
         name = name_of(spec.name)
@@ -66,6 +69,9 @@ class Pool:
 
     async def sync(self, ask: Ask) -> Answer:
         """Hear a run; answer as soon as there is something new, or after BEAT_S."""
+        if ask.line in self._left:  # calls of one caller may overtake each other
+            await asyncio.sleep(BEAT_S)
+            return NOT_HEARD
         claimant = self._hear(ask)
         self._settle()
         news = self._news[ask.run]
@@ -80,8 +86,9 @@ class Pool:
         claimant = self._claimants.get(run)
         return claimant.answer if claimant is not None else None
 
-    async def leave(self, run: str, unfit: frozenset[str]) -> None:
-        """The run is over: all that it has comes back."""
+    async def leave(self, run: str, line: str, unfit: frozenset[str]) -> None:
+        """The run is over: all that it has comes back, and that line is not heard any more."""
+        self._left[line] = time.monotonic()
         self._forget(run, unfit)
         self._settle()
 
@@ -92,6 +99,8 @@ class Pool:
             self._arrivals += 1
             known = self._claimants[ask.run] = Claimant(ask, claim, self._arrivals, time.monotonic())
             self._news[ask.run] = asyncio.Event()
+        elif known.ask.line != ask.line:  # its coordinator was started again
+            self._left[known.ask.line] = time.monotonic()
         known.hear(ask, claim, time.monotonic())
         for berth in self._berths.of(ask.run):
             if berth.told_in <= ask.heard and berth.lending not in ask.holds:
@@ -237,6 +246,7 @@ class Pool:
                 quiet = now - claimant.at
                 if quiet > SILENT_S or (quiet > QUIET_S and not await asyncio.to_thread(_is_there, claimant)):
                     self._forget(run)
+            self._left = {line: since for line, since in self._left.items() if now - since < SILENT_S}
             self._settle()
             self._shells.keep_warm()
 

@@ -101,6 +101,8 @@ class Ask:
     run: str
     """The launch (`RunPlan.key`)."""
     run_id: str
+    line: str
+    """Who speaks: one coordinator's process, for one launch. Words of one that has left may come late."""
     coordinator: str
     """Name of its actor: when it is gone for good, its workers come back."""
     sizes: tuple[int, ...]

@@ -5,7 +5,7 @@ State travels as host tensors, so over gloo also where the view computes on GPUs
 
 from __future__ import annotations
 
-import pickle
+import json
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -80,14 +80,25 @@ def take_state_from_peers(
 
 @dataclass(frozen=True, slots=True)
 class _Notice:
-    """What a member tells all others before anything is sent. Plain rows, because they pickle fast."""
+    """What a member tells all others before anything is sent. It travels as JSON, as what a manifest says does: bytes
+    from the network are never unpickled."""
 
     problem: str | None
     offers: list[list[tuple[str, int, int]]]
     wants: dict[str, list[tuple[str, int, int]]]
-    keys: list[tuple[str, ...]]
+    keys: list[list[str]]
     scalars: list[dict[str, Any]]
-    buffers: list[tuple[str, torch.dtype, tuple[int, ...]]]
+    buffers: list[tuple[str, str, list[int]]]
+    """Name, type, shape."""
+
+    def to_bytes(self) -> bytes:
+        """For the others."""
+        return json.dumps([getattr(self, name) for name in self.__slots__]).encode()
+
+    @classmethod
+    def from_bytes(cls, said: bytes) -> _Notice:
+        """Inverse of `to_bytes`."""
+        return cls(*json.loads(said))
 
 
 class Exchange:
@@ -151,9 +162,11 @@ def _notice(offers: Sequence[Shard], wants: Mapping[str, Sequence[Extent]], prob
         problem=problem,
         offers=[_rows(shard.extents) for shard in offers],
         wants={key: _rows(extents) for key, extents in wants.items()},
-        keys=[tuple(shard.tensors) for shard in offers],
+        keys=[list(shard.tensors) for shard in offers],
         scalars=[shard.scalars for shard in offers],
-        buffers=[(name, b.dtype, tuple(b.shape)) for name, b in offers[0].buffers.items()] if offers else [],
+        buffers=[(name, str(b.dtype).removeprefix("torch."), list(b.shape)) for name, b in offers[0].buffers.items()]
+        if offers
+        else [],
     )
 
 
@@ -189,16 +202,17 @@ def _gather(notice: _Notice) -> list[_Notice]:
     """Everyone's notice, by rank (collective). Straight from each to each: `all_gather_object` goes round in a ring,
     twice, and each hop waits for a process to get a core; on few cores that took as long as moving the state."""
     rank, size = dist.get_rank(), dist.get_world_size()
-    mine = np.frombuffer(pickle.dumps(notice), np.uint8)
+    said = notice.to_bytes()
+    mine = np.frombuffer(said, np.uint8)
     first = np.zeros(_FIRST, np.uint8)
     first[:8] = np.frombuffer(len(mine).to_bytes(8, "little"), np.uint8)
     first[8 : 8 + len(mine)] = mine[: _FIRST - 8]
     begun = _swap(1, first, dict.fromkeys(_others(rank, size), _FIRST))
     lengths = {peer: int.from_bytes(got[:8].tobytes(), "little") for peer, got in begun.items()}
     rest = _swap(2, mine[_FIRST - 8 :].copy(), {peer: n - (_FIRST - 8) for peer, n in lengths.items()})
-    told = {rank: notice}
+    told = {rank: _Notice.from_bytes(said)}  # as the others see it
     for peer, length in lengths.items():
-        told[peer] = pickle.loads(np.concatenate([begun[peer][8:], rest[peer]])[:length].tobytes())
+        told[peer] = _Notice.from_bytes(np.concatenate([begun[peer][8:], rest[peer]])[:length].tobytes())
     return [told[peer] for peer in range(size)]
 
 
@@ -327,7 +341,7 @@ def _share_buffers(offers: Sequence[Shard], notices: Sequence[_Notice], first: i
     if rank == first:
         out = dict(offers[0].buffers)
     else:
-        out = {name: torch.empty(shape, dtype=dtype) for name, dtype, shape in notices[first].buffers}
+        out = {name: torch.empty(shape, dtype=getattr(torch, kind)) for name, kind, shape in notices[first].buffers}
     parts = [buffer.contiguous().reshape(-1).view(torch.uint8) for buffer in out.values() if buffer.numel()]
     if parts and rank == first:
         flat = torch.cat(parts)

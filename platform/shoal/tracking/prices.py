@@ -3,7 +3,8 @@
 A table has the columns of SkyPilot's catalogs (InstanceType, AcceleratorName, AcceleratorCount, vCPUs, MemoryGiB,
 GpuInfo, Price, SpotPrice, Region, AvailabilityZone, Arch), so that one of its files can be taken as it is, and may have
 a column Date. The built-in rows were read on their Date from github.com/skypilot-org/skypilot-catalog, catalogs/v8:
-aws/vms.csv at e385a0d348ed (m5.xlarge: at 00148f2af367), lambda/vms.csv at 0f4070387edc.
+aws/vms.csv at e385a0d348ed (m5.xlarge: at 00148f2af367), lambda/vms.csv at 0f4070387edc, gcp/vms.csv at 8427bbff988a;
+those of Azure from catalogs/v6, azure/vms.csv at 098741e70562.
 """
 
 from __future__ import annotations

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 
 from shoal.errors import ConfigError, ShoalError
+from shoal.redaction import redact
 from shoal.run_folder import RunFolder
 from shoal.tracking.reaper import reap
 from shoal.tracking.sender import Sender, read_record
-from shoal.tracking.settings import RecordSettings, public_uri
+from shoal.tracking.settings import RecordSettings
 from shoal.tracking.subject import Subject, TrainingRun
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Recorder:
             try:
                 self._once(stopping)
                 if self.problem:
-                    log.warning("MLflow at %s answers again", public_uri(self.settings.tracking_uri))
+                    log.warning("MLflow at %s answers again", redact(self.settings.tracking_uri))
                 self.problem, backoff_s, wait_s = None, 1.0, SEND_EVERY_S
             except Exception as error:  # noqa: BLE001
                 # Whatever MLflow, its database driver or the network raise: the training must not notice, and the
@@ -130,7 +131,7 @@ class Recorder:
         if self.problem is None:
             log.warning(
                 "MLflow at %s does not take the record (%s); the run goes on, and its points wait in %s until it does",
-                public_uri(self.settings.tracking_uri),
+                redact(self.settings.tracking_uri),
                 said.splitlines()[0][:200],
                 self._sender.ledger,
             )
@@ -163,8 +164,9 @@ def send_pending(folder: RunFolder, subject: Callable[[RecordSettings], Subject]
     except Exception as error:
         # MLflow, its database driver and the network have no common error; for the user it is one and the same thing.
         raise ShoalError(
-            f"MLflow at {public_uri(settings.tracking_uri)} does not take the record of {folder.run_id}: {error}; "
-            f"start or repair that server, then send again. {sender.unsent()} entries wait in {sender.ledger}"
+            f"MLflow at {redact(settings.tracking_uri)} does not take the record of {folder.run_id}: "
+            f"{redact(str(error))}; start or repair that server, then send again. "
+            f"{sender.unsent()} entries wait in {sender.ledger}"
         ) from error
     finally:
         sender.close()

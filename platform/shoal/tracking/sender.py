@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.errors import ConfigError, ShoalError
 from shoal.locks import file_lock
+from shoal.redaction import redact, redacted
 from shoal.run_folder import RunFolder, write_json
 from shoal.tracking.ledger import ends_a_line, scan, tail
 from shoal.tracking.points import ERROR, REASON, Parcel, Progress, clean_key
-from shoal.tracking.settings import MAX_DIGEST, RecordSettings, public_uri
+from shoal.tracking.settings import MAX_DIGEST, RecordSettings
 from shoal.tracking.store import experiment_id, open_client
 from shoal.tracking.subject import Subject, TrainingRun
 
@@ -80,7 +81,7 @@ class Sender:
             self._stack.close()
             raise
         self._client, self._known_run = client, self._run
-        place = {"uri": public_uri(self.settings.tracking_uri), "experiment_id": experiment, "run_id": self._run}
+        place = {"uri": redact(self.settings.tracking_uri), "experiment_id": experiment, "run_id": self._run}
         self.folder.update(mlflow=place)
         self._save()
 
@@ -99,7 +100,7 @@ class Sender:
 
     def terminate(self, status: str, reason: str, time_ms: int) -> None:
         """End the MLflow run with a status that the ledger does not know of."""
-        self.client.set_tag(self._run, REASON, reason)
+        self.client.set_tag(self._run, REASON, redact(reason))
         self.client.set_terminated(self._run, status, end_time=time_ms)
 
     def unsent(self) -> int:
@@ -111,14 +112,16 @@ class Sender:
         self._save()
 
     def upload(self, path: Path, *, once: bool = True) -> None:
-        """Copy a file or a folder to the run's artifacts, under its own name; nothing if it is not there."""
+        """Copy a file or a folder to the run's artifacts, under its own name and without secrets; nothing if it is not
+        there."""
         if not path.exists() or (once and path.name in self._uploaded):
             return
-        if path.is_dir():
-            self.client.log_artifacts(self._run, str(path), artifact_path=path.name)
-        else:
-            inside = path.parent.relative_to(self.folder.path).as_posix()
-            self.client.log_artifact(self._run, str(path), artifact_path=None if inside == "." else inside)
+        with redacted(path) as shown:
+            if path.is_dir():
+                self.client.log_artifacts(self._run, str(shown), artifact_path=path.name)
+            else:
+                inside = path.parent.relative_to(self.folder.path).as_posix()
+                self.client.log_artifact(self._run, str(shown), artifact_path=None if inside == "." else inside)
         if once:
             self._uploaded.add(path.name)
             self._save()
@@ -132,7 +135,7 @@ class Sender:
     def _deliver(self, parcel: Parcel) -> None:
         from mlflow.entities import Metric, RunTag
 
-        tags = [RunTag(k, v[:_MAX_TAG]) for k, v in parcel.tags.items()]
+        tags = [RunTag(k, redact(v)[:_MAX_TAG]) for k, v in parcel.tags.items()]
         for some in _batches(parcel.points, MAX_METRICS):
             metrics = [Metric(p.key, p.value, p.time_ms, p.step) for p in some]
             self.client.log_batch(self._run, metrics=metrics, tags=tags)
@@ -204,7 +207,7 @@ class Sender:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 
         known = client.get_run(self._run).data.params
-        given = {clean_key(k): str(v)[:6000] for k, v in self.settings.params.items()}
+        given = {clean_key(k): redact(str(v))[:6000] for k, v in self.settings.params.items()}
         changed = {f"resumed.{k}": f"{known[k]} -> {v}" for k, v in given.items() if k in known and known[k] != v}
         new = [Param(k, v) for k, v in given.items() if k not in known]
         note = self.subject.note(self.folder, experiment, self._run)
@@ -213,11 +216,13 @@ class Sender:
             client.set_experiment_tag(experiment, name, value)
         for params in _batches(new, MAX_PARAMS):
             client.log_batch(self._run, params=params)
-        for some in _batches([RunTag(clean_key(k), str(v)[:_MAX_TAG]) for k, v in tags.items()], MAX_TAGS):
+        for some in _batches([RunTag(clean_key(k), redact(str(v))[:_MAX_TAG]) for k, v in tags.items()], MAX_TAGS):
             client.log_batch(self._run, tags=some)
         if (data := self.settings.dataset) is not None:
-            source = json.dumps({"uri": data.source})
-            dataset = Dataset(name=data.name, digest=data.digest[:MAX_DIGEST], source_type="local", source=source)
+            source = json.dumps({"uri": redact(data.source)})
+            dataset = Dataset(
+                name=redact(data.name), digest=data.digest[:MAX_DIGEST], source_type="local", source=source
+            )
             context = [InputTag("mlflow.data.context", "training")]
             client.log_inputs(self._run, datasets=[DatasetInput(dataset, context)])
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from shoal.errors import ConfigError
 
@@ -144,13 +144,3 @@ def absolute_uri(uri: str) -> str:
         f"tracking URI {uri!r} is not supported; use sqlite:///<file>, http(s)://<host>, or a database URI that MLflow "
         f"knows. Plain folders are refused, because MLflow no longer keeps records in them"
     )
-
-
-def public_uri(uri: str) -> str:
-    """`uri` without its password: for logs, links and `run.json`."""
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    host = parts.hostname or ""
-    place = f"{parts.username}:***@{host}" + (f":{parts.port}" if parts.port else "")
-    return urlunsplit(parts._replace(netloc=place))

@@ -125,10 +125,6 @@ class _Ears(tune.Callback):
         if isinstance(result[SAID], Ended):
             self._sweeping.heard(trial.config["number"], result[SAID])
 
-    def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
-        number = trial.config["number"]
-        self._sweeping.ended(number, "stopped-early", self._sweeping.why(number))
-
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         number = trial.config["number"]
         error = trial.get_pickled_error()

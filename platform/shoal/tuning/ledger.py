@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.errors import ConfigError
+from shoal.run_folder import check_name
 from shoal.tracking.ledger import Ledger, is_written
 from shoal.tuning.trials import Point, SweepFacts, SweepState, TrialStatus, Value, heard, read
 
@@ -33,7 +34,7 @@ SWEEPS = "sweeps"
 
 def sweep_folder(runs: Path, name: str) -> Path:
     """Where the sweep `name` keeps everything but its trials' runs, which lie in `runs` as all others do."""
-    return runs.absolute() / SWEEPS / name
+    return runs.absolute() / SWEEPS / check_name(name, "--name")
 
 
 class SweepLedger:

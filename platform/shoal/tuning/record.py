@@ -8,13 +8,12 @@ that is down is caught up with later.
 from __future__ import annotations
 
 import dataclasses
-import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from shoal.run_folder import RunFolder
 from shoal.tracking.facts import environment_tags
@@ -23,18 +22,17 @@ from shoal.tracking.owner import owner
 from shoal.tracking.points import ENOUGH, ERROR, REASON, STATUS, Parcel, Point, Progress
 from shoal.tracking.recorder import Recorder, send_pending
 from shoal.tracking.sender import RUN_TAG, Sender
-from shoal.tracking.settings import RecordSettings, TrialOf, best_key, better
+from shoal.tracking.settings import RecordSettings, TrialOf, best_key
 from shoal.tracking.subject import Subject
 from shoal.tuning import report
 from shoal.tuning.ledger import FILE, SWEEPS
 from shoal.tuning.links import children_link
 from shoal.tuning.recipe import BEST
-from shoal.tuning.trials import SweepFacts, read
+from shoal.tuning.trials import SPENT, SweepFacts, SweepState, heard, read
 from shoal.tuning.view import MAX_TAG, VIEW_TAG, view
 
 FAILED = "failed_trials"
 """Tag with the errors of trials that failed."""
-_COSTS = ("worker_seconds", "seconds", "joules", "dollars")
 _ENDS = {"finished": "finished", "stopped-early": "stopped_early", "failed": "failed"}
 _LONGEST_ERROR = 400
 
@@ -145,7 +143,7 @@ class SweepSubject:
 
     def parcels(self, ledger: Path, progress: Progress, before: float) -> Iterator[Parcel]:
         # From the beginning, because what an entry comes to depends on those before it; a sweep's ledger is short.
-        return parcels(scan(ledger), progress)
+        return parcels(ledger.parent, scan(ledger), progress)
 
     def unsent(self, ledger: Path, progress: Progress) -> int:
         return sum(e["kind"] in ("opened", "ended", "closed") for e, _ in scan(ledger, progress.offset))
@@ -168,28 +166,29 @@ class SweepSubject:
         return {VIEW_TAG + run: made} if len(made) <= MAX_TAG else {}
 
 
-def parcels(scanned: Iterator[tuple[Entry, int]], progress: Progress) -> Iterator[Parcel]:
+def parcels(folder: Path, scanned: Iterator[tuple[Entry, int]], progress: Progress) -> Iterator[Parcel]:
     """What is to be sent of a sweep's entries behind `progress.offset`; `scanned` begins with the first one of all.
 
     A point is made at each end of a trial; its step is the number of trials that are over then.
     """
-    tally, parcel = _Tally(), Parcel(progress=progress)
+    state, parcel = None, Parcel(progress=progress)
     for entry, end in scanned:
-        over = tally.add(entry)
+        state = heard(folder, state, entry)
         if end <= progress.offset:
             continue
         parcel.progress = dataclasses.replace(parcel.progress, offset=end)
-        at = round(entry["time"] * 1000)
-        if over:
-            parcel.points += tally.points(at)
-            parcel.progress = dataclasses.replace(parcel.progress, step=tally.over)
-            parcel.tags |= tally.tags()
-        if entry["kind"] in ("opened", "closed"):
-            closed = entry["kind"] == "closed"
-            parcel.status, parcel.time_ms = (STATUS[entry["status"]] if closed else "RUNNING"), at
-            if closed:
-                parcel.tags |= {**tally.tags(), REASON: str(entry.get("reason") or entry["status"])}
-                parcel.tags |= {ERROR: parcel.tags[REASON]} if entry["status"] == "failed" else {}
+        at, kind = round(entry["time"] * 1000), entry["kind"]
+        if kind == "ended" and entry["status"] in _ENDS:
+            over = sum(state.counts[status] for status in _ENDS)
+            parcel.points += _points(state, over, at)
+            parcel.progress = dataclasses.replace(parcel.progress, step=over)
+            parcel.tags |= _tags(state)
+        elif kind == "opened":
+            parcel.status, parcel.time_ms = "RUNNING", at
+        elif kind == "closed":
+            parcel.status, parcel.time_ms = STATUS[entry["status"]], at
+            parcel.tags |= {**_tags(state), REASON: str(entry.get("reason") or entry["status"])}
+            parcel.tags |= {ERROR: parcel.tags[REASON]} if entry["status"] == "failed" else {}
         if parcel.status or len(parcel.points) >= ENOUGH:
             yield parcel
             parcel = Parcel(progress=parcel.progress)
@@ -197,72 +196,21 @@ def parcels(scanned: Iterator[tuple[Entry, int]], progress: Progress) -> Iterato
         yield parcel
 
 
-@dataclass(slots=True)
-class _Tally:
-    """What the entries so far come to."""
-
-    metric: str = ""
-    mode: str = "min"
-    over: int = 0
-    trials: dict[int, _Trial] = field(default_factory=dict)
-
-    def add(self, entry: Entry) -> bool:
-        """Take `entry` in; whether it ends a trial for good."""
-        kind = entry["kind"]
-        if kind == "opened":
-            self.metric, self.mode = entry["facts"]["metric"], entry["facts"]["mode"]
-        elif kind in ("suggested", "continued"):
-            trial = self.trials.setdefault(entry["trial"], _Trial())
-            trial.fields, trial.run, trial.status = entry["fields"], str(entry["run"]), "running"
-        elif kind == "result":
-            self.trials[entry["trial"]].add(entry, self.mode)
-        elif kind == "ended":
-            trial = self.trials[entry["trial"]]
-            trial.status, trial.reason = entry["status"], str(entry.get("reason") or "")
-            if entry["status"] in _ENDS:
-                self.over += 1
-                return True
-        return False
-
-    def best(self) -> tuple[int, _Trial] | None:
-        able = [(n, t) for n, t in self.trials.items() if t.best is not None and t.status != "failed"]
-        sign = 1.0 if self.mode == "min" else -1.0
-        return min(able, key=lambda it: (sign * (it[1].best or 0.0), it[0]), default=None)
-
-    def points(self, at: int) -> list[Point]:
-        values: dict[str, float] = {}
-        if (best := self.best()) is not None and best[1].best is not None:
-            values[best_key(self.metric)] = best[1].best
-        for status, name in _ENDS.items():
-            values[f"trials/{name}"] = sum(t.status == status for t in self.trials.values())
-        for name in _COSTS:
-            known = [t.costs[name] for t in self.trials.values() if name in t.costs]
-            if known:
-                values[f"cost/{name}"] = sum(known)
-        return [Point(name, float(value), at, self.over) for name, value in values.items()]
-
-    def tags(self) -> dict[str, str]:
-        """Which trial is the best so far, with its fields; which ones failed, and why."""
-        tags: dict[str, str] = {}
-        if (best := self.best()) is not None:
-            number, trial = best
-            said = ", ".join(f"{name}={value}" for name, value in trial.fields.items())
-            tags = {"best.trial": str(number), "best.run": trial.run, "best.fields": said}
-        failed = [f"{n}: {t.reason[:_LONGEST_ERROR]}" for n, t in sorted(self.trials.items()) if t.status == "failed"]
-        return {**tags, FAILED: "\n".join(failed)} if failed else tags
+def _points(state: SweepState, over: int, at: int) -> list[Point]:
+    values: dict[str, float] = {}
+    if (best := state.best) is not None and best.best is not None:
+        values[best_key(state.facts.metric)] = best.best
+    counts = state.counts
+    values |= {f"trials/{name}": counts[status] for status, name in _ENDS.items()}
+    values |= {f"cost/{name}": spent for name in SPENT if (spent := state.spent(name)) is not None}
+    return [Point(name, float(value), at, over) for name, value in values.items()]
 
 
-@dataclass(slots=True)
-class _Trial:
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    run: str = ""
-    status: str = "running"
-    reason: str = ""
-    best: float | None = None
-    costs: dict[str, float] = field(default_factory=dict)
-
-    def add(self, entry: Entry, mode: str) -> None:
-        value = entry.get("value")
-        if value is not None and math.isfinite(value) and better(value, self.best, mode):
-            self.best = float(value)
-        self.costs |= {name: float(entry[name]) for name in _COSTS if entry.get(name) is not None}
+def _tags(state: SweepState) -> dict[str, str]:
+    """Which trial is the best so far, with its fields; which ones failed, and why."""
+    tags: dict[str, str] = {}
+    if (best := state.best) is not None:
+        said = ", ".join(f"{name}={value}" for name, value in best.fields.items())
+        tags = {"best.trial": str(best.number), "best.run": best.run_id, "best.fields": said}
+    failed = [f"{r.number}: {r.reason[:_LONGEST_ERROR]}" for r in state.rows if r.status == "failed"]
+    return {**tags, FAILED: "\n".join(failed)} if failed else tags

@@ -13,7 +13,7 @@ from shoal.run_folder import RunFolder, write_json
 from shoal.tracking.ledger import scan
 from shoal.tracking.page import asset, finite, number, publish
 from shoal.tuning.recipe import BEST
-from shoal.tuning.trials import Point, SweepFacts, SweepState, TrialRow, Value, read
+from shoal.tuning.trials import SPENT, Point, SweepFacts, SweepState, TrialRow, Value, read
 
 REPORT, SUMMARY = "report.html", "sweep.json"
 POINTS = 60
@@ -74,7 +74,7 @@ def report_data(state: SweepState) -> dict[str, Any]:
             "rungs": list(facts.rungs),
             "objectives": list(facts.objectives),
             "counts": state.counts,
-            "cost": {what: state.spent(what) for what in ("worker_seconds", "seconds", "joules", "dollars")},
+            "cost": {what: state.spent(what) for what in SPENT},
             "axes": axes(state),
             "trials": [_trial(row, facts.resource, ranks.get(row.number)) for row in state.rows],
             "best": _best(state),
@@ -128,7 +128,7 @@ def _trial(row: TrialRow, resource: str, rank: int | None) -> dict[str, Any]:
         "rank": rank,
         "best": number(row.best, 6),
         "last": number(row.metric, 6),
-        **{k: number(getattr(row, k), 5) for k in ("seconds", "worker_seconds", "joules", "dollars")},
+        **{k: number(getattr(row, k), 5) for k in SPENT},
         "wall_s": number(end - row.started, 5) if end is not None and row.started is not None else None,
         "x": [number(p.resource(resource), 6) for p in curve],
         "y": [number(p.value, 5) for p in curve],

@@ -88,6 +88,7 @@ class Rule(TrialScheduler):
         self._end = end
         self._sweeping, self._sweep = sweeping, sweeping.sweep
         self._inner = scheduler_of(self._sweep)
+        self._judged: set[str] = set()
         for row in sweeping.state.rows if self._sweep.stop_early is not None else ():
             if row.status in ("finished", "stopped-early"):
                 self._add(_Past(row.number), row)
@@ -105,17 +106,19 @@ class Rule(TrialScheduler):
             return TrialScheduler.CONTINUE
         row = self._row(trial)
         if self._sweep.stop_early is not None and not math.isfinite(said.point.value):
-            return self._stop(row, f"{self._sweep.metric} is {said.point.value}")
+            self._stop(row, f"{self._sweep.metric} is {said.point.value}")
+            return TrialScheduler.CONTINUE
         before = dict(trial.config)
-        decision = self._inner.on_trial_result(tune_controller, trial, told(self._sweep, said.point))
+        decision = self._tell(tune_controller, trial, said.point)
         if trial.config.get("number") != number or trial.config["fields"] != before["fields"]:
             self._fork(trial, number)
-        elif decision == TrialScheduler.STOP:
-            if row.fields in self._sweeping.state.facts.first:
-                return TrialScheduler.CONTINUE
-            return self._stop(row, self._why(row, said.point))
-        # A population's trial would give way to one that is just being forked, but there is room for all.
-        return TrialScheduler.CONTINUE if decision == TrialScheduler.PAUSE else decision
+        elif decision == TrialScheduler.STOP and row.fields not in self._sweeping.state.facts.first:
+            self._stop(row, self._why(row, said.point))
+        elif (reason := self._sweeping.why(number)) is not None:
+            self._stop(row, reason)  # again: a word may be lost where a coordinator is started again
+        # It is the run that ends, and its trial with it. A population's trial would give way to one that is just being
+        # forked, but there is room for all.
+        return TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         last = self._row(trial).last
@@ -145,10 +148,17 @@ class Rule(TrialScheduler):
     def _row(self, trial: Any) -> TrialRow:
         return self._sweeping.state.rows[trial.config["number"]]
 
-    def _stop(self, row: TrialRow, reason: str) -> str:
+    def _tell(self, tune_controller: Any, trial: Any, point: Point) -> str:
+        if isinstance(self._sweep.stop_early, Median) and trial.trial_id in self._judged:
+            return TrialScheduler.CONTINUE  # Tune's median rule takes no word of a trial that it has stopped
+        decision: str = self._inner.on_trial_result(tune_controller, trial, told(self._sweep, point))
+        if decision == TrialScheduler.STOP:
+            self._judged.add(trial.trial_id)
+        return decision
+
+    def _stop(self, row: TrialRow, reason: str) -> None:
         self._sweeping.will_stop(row.number, reason)
         self._end(row.run_id, f"stopped early by its sweep: {reason}")
-        return TrialScheduler.STOP
 
     def _fork(self, trial: Any, number: int) -> None:
         """Tune gave this trial the other one's whole configuration; it keeps its name, and gets a run of its own."""
@@ -164,7 +174,7 @@ class Rule(TrialScheduler):
         self._inner.on_trial_add(_NOBODY, trial)  # PBT refuses a controller that has a searcher; ours goes with it
         for point in row.curve if self._sweep.stop_early is not None else ():
             if math.isfinite(point.value) and point.resource(self._sweep.resource) is not None:
-                self._inner.on_trial_result(_NOBODY, trial, told(self._sweep, point))
+                self._tell(_NOBODY, trial, point)
 
     def _why(self, row: TrialRow, point: Point) -> str:
         sweep, rule = self._sweep, self._sweep.stop_early

@@ -299,13 +299,22 @@ def text(value: Value) -> str:
 
 
 def check(axes: Sequence[Axis], job: Job) -> None:
-    """Raise ConfigError if the job lacks a searched field, or refuses values at the ends of the domains."""
+    """Raise ConfigError if the job lacks a searched field, or refuses values at the ends of the domains, or has not
+    budget enough for one step with them."""
     for point in _corners(axes):
         try:
-            apply(job, overrides(point))
+            check_one_step(apply(job, overrides(point)))
         except ConfigError as error:
             said = ", ".join(f"{name}={text(value)}" for name, value in point.items())
             raise ConfigError(f"the space has a point that the job refuses ({said}): {error}") from None
+
+
+def check_one_step(job: Job) -> None:
+    """Raise ConfigError if the job's budget is less than one step."""
+    if job.budget.samples is not None and job.budget.samples < job.batch.size:
+        raise ConfigError(
+            f"budget.samples={job.budget.samples} is less than one step of batch.size={job.batch.size}; raise it"
+        )
 
 
 def _corners(axes: Sequence[Axis]) -> Iterable[Point]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from shoal.errors import ConfigError
 from shoal.job import Job
 from shoal.job.checks import at_least, choice, finite, fraction, positive, whole
-from shoal.tuning.space import Axis, Domain, axes_of, grid, holds
+from shoal.tuning.space import Axis, Domain, axes_of, check_one_step, grid, holds
 from shoal.tuning.trials import RESOURCES
 
 Resource = Literal["samples", "steps", "seconds", "joules", "dollars"]
@@ -299,10 +299,7 @@ def check_amounts(sweep: Sweep, job: Job, samples: float | None, steps: int | No
     `samples`, `steps`: what a trial of the base job uses; None: its budget is not counted in them.
     """
     at_least("steps of a trial", 1 if steps is None else steps, 1)
-    if job.budget.samples is not None and job.budget.samples < job.batch.size:
-        raise ConfigError(
-            f"budget.samples={job.budget.samples} is less than one step of batch.size={job.batch.size}; raise it"
-        )
+    check_one_step(job)
     rule: Any = sweep.stop_early or (sweep.search if isinstance(sweep.search, Population) else None)
     if rule is None:
         return

@@ -137,7 +137,9 @@ class Sweeping:
         row = self.state.rows[number]
         if row.over:
             return
-        if status == "interrupted" and self.closing is not None:
+        if status == "interrupted" and number in self._why:
+            status, reason = "stopped-early", self._why[number]
+        elif status == "interrupted" and self.closing is not None:
             reason = self.closing.reason
         if status == "finished" and row.last is None:
             status, reason = "failed", f"it finished without an evaluation that reports {self.sweep.metric}"
@@ -146,11 +148,13 @@ class Sweeping:
             self._look_for_a_common_error()
 
     def will_stop(self, number: int, reason: str) -> None:
-        """The rule ends this trial; the reason is kept for its end."""
+        """The rule ends this trial; the first reason is kept for its end. What its run evaluates until it hears of that
+        counts, and one that has used its budget up before has finished: the record of the run says the same."""
         self._why.setdefault(number, reason)
 
-    def why(self, number: int) -> str:
-        return self._why.get(number, "by the sweep's rule")
+    def why(self, number: int) -> str | None:
+        """Why the rule ends this trial; None: it does not."""
+        return self._why.get(number)
 
     def close(self, reason: str, *, failed: bool = False, by_user: bool = False) -> None:
         """Begin no trial any more. The first reason counts."""

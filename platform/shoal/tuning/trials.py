@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from shoal.errors import ConfigError
 from shoal.tracking.ledger import read as read_entries
@@ -21,6 +21,9 @@ SweepStatus = Literal["running", "finished", "stopped", "failed"]
 Value = bool | int | float | str | None
 RESOURCES = ("steps", "samples", "seconds", "joules", "dollars")
 """What early stopping may count."""
+Cost = Literal["worker_seconds", "seconds", "joules", "dollars"]
+SPENT: tuple[Cost, ...] = get_args(Cost)
+"""What trials use up, and what is summed over all of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,9 +212,9 @@ class SweepState:
             found[row.status] += 1
         return {**found, "waiting": max(0, self.facts.trials - len(self.rows))}
 
-    def spent(self, what: Literal["worker_seconds", "seconds", "joules", "dollars"]) -> float | None:
+    def spent(self, what: Cost) -> float | None:
         """Sum over all trials; None if no trial tells."""
-        known = [v for r in self.rows if (v := getattr(r, what)) is not None]
+        known = [v for r in self.rows if r.last is not None and (v := getattr(r.last, what)) is not None]
         return float(sum(known)) if known else None
 
 

@@ -16,12 +16,14 @@ from typing import Any
 import ray
 from ray.util.placement_group import get_current_placement_group
 
+from shoal import logs
 from shoal.errors import StaleProcess, TaskError, WorkerLost
 from shoal.job import Job, by_value
 from shoal.membership.messages import Held, Reading, Told, ViewEnd, ViewOrder
 from shoal.orphans import end_with
 from shoal.worker.outfit import Kind, Links, Outfit, Standing, WorkerFacts
 from shoal.worker.stint import Stint
+from shoal.worker.termination import Termination
 
 LINE = "line"
 LINE_THREADS = 8
@@ -34,6 +36,7 @@ class Worker:
         """`owner`: name of the actor that it lives for. It outlives a restart of it, and ends when it is gone for
         good."""
         end_with(owner, "shoal")
+        self._termination = Termination(self._is_needed)
         self._process: Any = None
         self._soiled = False
         """Whether the user's code has run here since the process was cleaned."""
@@ -67,6 +70,7 @@ class Worker:
         begun = time.process_time() if self._process is not None else 0.0
         self.warm_process(outfit.kind)
         self._soiled = True
+        logs.configure(outfit.log_format, run=outfit.run_id, worker=outfit.member)
         try:
             job: Job = by_value.loads(outfit.job)
         except Exception as error:  # noqa: BLE001 - unpickling runs the user's imports: whatever fails is theirs
@@ -85,13 +89,13 @@ class Worker:
 
         device = self._process.device
         meter = energy_meter(job, begun)
-        estate = Estate(make_engine(job, device), Snapshots(outfit.member), meter)
+        estate = Estate(make_engine(job, device), Snapshots(outfit.member), meter, lambda: self._termination.asked)
         collect(settle=True)  # here nobody waits for it; a view's end then has little to look at
         address = ray.util.get_node_ip_address()
         model = model_facts(estate.engine.model)
         bits = arithmetic(device) if job.numerics == "exact" else None
         identity = identity_of(model["digest"], bits, self._process.loaded)
-        store, rendezvous = open_store(address)
+        store, rendezvous = open_store(address, outfit.token)
         facts = WorkerFacts(
             member=outfit.member,
             node=ray.get_runtime_context().get_node_id(),
@@ -141,6 +145,10 @@ class Worker:
         self._process.clean()
         self._soiled = False
 
+    def _is_needed(self) -> bool:
+        stint = self._stint
+        return stint is not None and not stint.over.is_set()
+
     def _serving(self, run: str) -> Stint:
         stint = self._stint
         if stint is None or stint.outfit.run != run:
@@ -179,9 +187,10 @@ class Worker:
         return self._serving(run).estate.snapshots.held
 
     @ray.method(concurrency_group=LINE)
-    def reading(self, run: str) -> Reading:
-        """What its energy meter says: asked of workers that are in no view, and so do not say it by themselves."""
-        return self._serving(run).estate.reading()
+    def reading(self, run: str) -> tuple[Reading, str | None]:
+        """What its energy meter says, and why its process is about to end, if it is: asked of workers that are in no
+        view, and so do not say it by themselves."""
+        return self._serving(run).estate.reading(), self._termination.asked
 
     @ray.method(concurrency_group=LINE)
     def standing(self) -> Standing:

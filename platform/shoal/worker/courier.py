@@ -53,6 +53,8 @@ class Courier:
         self.progress: Callable[[], Progress] = Progress
         self.reading: Callable[[], Reading | None] = lambda: None
         """The worker's energy meter; read at every word to the coordinator."""
+        self.leaving: Callable[[], str | None] = lambda: None
+        """Why the worker's process is to end; None: it is not."""
         self.poll: Callable[[], list[Any]] = list
         """What other threads have finished since the last call: ShardWritten and SnapshotKept."""
         self._member, self._view, self._sync = member, view, sync
@@ -126,6 +128,7 @@ class Courier:
             progress=self.progress(),
             entered=self._entered,
             reading=self.reading(),
+            leaving=self.leaving(),
         )
 
     def _receive(self, grant: Grant) -> None:

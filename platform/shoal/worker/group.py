@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from shoal.membership.messages import ViewOrder
+from shoal.worker.credentials import prove_to_peers
 from shoal.worker.rendezvous import Meeting, Rendezvous
 from shoal.worker.sockets import Wires, marked
 from shoal.worker.waits import Waits
@@ -32,10 +33,11 @@ ABORT_S = 10.0
 class _Bond:
     """What ties this process to one view."""
 
-    def __init__(self, order: ViewOrder, limit: timedelta, *, on_device: bool) -> None:
+    def __init__(self, order: ViewOrder, limit: timedelta, token: bytes, *, on_device: bool) -> None:
         self.number, self.on_device = order.view.number, on_device
         self.waits = Waits(self.cut, on_device=on_device)
-        self.meeting = Meeting(order.address, self.number, limit)
+        self.meeting = Meeting(order.address, self.number, limit, token)
+        self._token, self._proven = token, 0
         self._wires = Wires(limit, order.view.size)
         self._cut, self._severed, self._left = threading.Event(), threading.Event(), threading.Event()
         self._first, self._at_work = threading.Lock(), threading.Lock()
@@ -54,6 +56,15 @@ class _Bond:
         threading.Thread(target=self._sever, name="shoal-cut", daemon=True).start()
         if self.on_device:
             threading.Thread(target=_abort_nccl, name="shoal-abort", daemon=True).start()
+
+    def prove(self) -> None:
+        """See that all pairs of groups that are new lead to processes of this run; from now on a silent one ends."""
+        groups = list(dist.distributed_c10d._world.pg_map)
+        self._wires.guard()
+        for number, group in enumerate(groups[self._proven :], self._proven):
+            if group.size() > 1 and "gloo" in dist.distributed_c10d._world.pg_map[group][0]:
+                prove_to_peers(group, self._token, self.number, number)
+        self._proven = len(groups)
 
     def leave(self) -> None:
         """From now on this view's sockets are nobody's; what is cut has been severed."""
@@ -81,6 +92,8 @@ class _Place:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.bond: _Bond | None = None
+        self.token = b""
+        """Of the run that this process serves."""
         self.cut_ahead: set[int] = set()
         """Views that were cut before this process began to form them."""
         self.graves: list[Any] = []
@@ -90,14 +103,24 @@ class _Place:
 _place = _Place()
 
 
-def open_store(host: str) -> tuple[Rendezvous, str]:
+def open_store(host: str, token: bytes) -> tuple[Rendezvous, str]:
     """Start the rendezvous of this process for one run; returns it and its `host:port`.
 
-    `host`: the address by which the others reach this node; gloo is bound to the same interface.
+    `host`: the address by which the others reach this node; nothing listens on another, and gloo is bound to the same
+    interface. `token`: what the processes of this launch of the run know, and nobody else.
     """
     bind_gloo_to(host)
-    store = Rendezvous(host)
+    store = Rendezvous(host, token)
+    _place.token = token
     return store, store.address
+
+
+def prove_groups() -> None:
+    """What was made since the view was formed, groups of an engine's own, leads to members of the view as well
+    (collective). Raises DistError if something in the network has taken a member's place."""
+    bond = _place.bond
+    assert bond is not None, "this process is in no view"
+    bond.prove()
 
 
 def form_group(order: ViewOrder, device: torch.device, store: Rendezvous | None, timeout_s: float) -> None:
@@ -108,7 +131,7 @@ def form_group(order: ViewOrder, device: torch.device, store: Rendezvous | None,
     default is set to the same. Raises DistError if a member does not come, or the view is cut.
     """
     limit = marked(timeout_s)
-    bond = _Bond(order, limit, on_device=device.type == "cuda")
+    bond = _Bond(order, limit, _place.token, on_device=device.type == "cuda")
     with _place.lock:
         assert _place.bond is None, f"this process is still in view {_place.bond.number}"
         if bond.number in _place.cut_ahead:
@@ -152,6 +175,7 @@ def _connect(order: ViewOrder, device: torch.device, limit: timedelta, bond: _Bo
         timeout=limit,
         device_id=device if device.type == "cuda" else None,
     )
+    bond.prove()
     if bond.is_cut:
         raise dist.DistBackendError("it was cut")
 

@@ -39,7 +39,7 @@ from shoal.state.writer import AsyncShardWriter
 from shoal.tracking.energy import Meter, cpu_estimate, worker_meter
 from shoal.worker.courier import Courier
 from shoal.worker.evaluation import Evaluator
-from shoal.worker.group import cut_group, dissolve_group, form_group
+from shoal.worker.group import cut_group, dissolve_group, form_group, prove_groups
 from shoal.worker.loader import Loader
 from shoal.worker.loop import Ends, Loop
 from shoal.worker.selecting import Selector
@@ -64,6 +64,8 @@ class Estate:
     engine: Engine
     snapshots: Snapshots
     meter: Meter
+    leaving: Callable[[], str | None] = lambda: None
+    """Why its process is to end; None: nobody has told it to."""
     usable: bool = False
     """Whether the engine's state is that of a step of the run."""
     made_in: int | None = None
@@ -92,6 +94,7 @@ class Life:
         self._courier.progress = self._loop.progress
         self._courier.poll = self._poll
         self._courier.reading = estate.reading
+        self._courier.leaving = estate.leaving
 
     @property
     def told(self) -> Told:
@@ -131,6 +134,7 @@ class Life:
         # Twice: the coordinator, who can tell which member hangs, must come before the collectives, who cannot.
         form_group(order, engine.device, store if rank == 0 else None, 2 * self._job.workers.silence_s)
         engine.form(rank, view.size, view.bounds(self._job.batch.virtual_shards))
+        prove_groups()
         formed = time.perf_counter()
         self._take_state()
         now, before = time.perf_counter(), self._estate.worked_at

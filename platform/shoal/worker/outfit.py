@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from shoal.data.mixture import Mixture
 from shoal.job import Job
+from shoal.logs import Style
 from shoal.membership.messages import Reading, Told, ViewEnd, ViewOrder
 from shoal.membership.view import MemberId
 
@@ -38,9 +39,14 @@ class Outfit:
 
     run: str
     """Tells what is meant for this run, and this launch of it, from what comes late from another one."""
+    run_id: str
+    log_format: Style
+    """How it writes its log lines."""
     member: MemberId
     job: bytes
     """The job, pickled by value."""
+    token: bytes = field(repr=False)
+    """What the processes of this launch show each other (`worker.credentials`)."""
     kind: Kind
     checkpoint_uri: str
     export_uri: str

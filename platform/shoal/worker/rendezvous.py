@@ -2,10 +2,11 @@
 
 Torch's own (`TCPStore`) cannot be used here. It looks up the name of whoever connects, and of whom it connects to, and
 where the name service is slow or loses a packet a view would take five seconds to form instead of a few milliseconds.
-Its waits cannot be interrupted, and its keys pile up.
+Its waits cannot be interrupted, and its keys pile up, and it takes orders from everybody.
 
-A message is a list of byte strings: a count, then each with its length, all as 32-bit numbers. A request is
-[operation, view, ...], an answer [ok or error, ...].
+A message is a list of byte strings: a count, then each with its length, all as 32-bit numbers. Each side first proves
+that it knows the run's token (`credentials`): the store says [nonce], the caller [nonce, proof], the store [ok, proof].
+Who cannot is hung up on. Then a request is [operation, view, ...], an answer [ok or error, ...].
 """
 
 from __future__ import annotations
@@ -24,11 +25,20 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
+from shoal.worker.credentials import NONCE, holds, nonce, proof
+
 _NUMBER = struct.Struct("!I")
 _COUNT = struct.Struct("!q")
 _LARGEST = 1 << 24
 """Bytes of a message. An address of gloo has about 200."""
 _OK, _ERROR = b"ok", b"error"
+_LARGEST_GREETING = 256
+STRANGER_S = 5.0
+"""For a caller to prove that it belongs to the run."""
+STRANGERS = 64
+"""Callers that have not; of more, the first are hung up on."""
+_KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
+"""Seconds and attempts after which the connection of a host that vanished ends."""
 _LOOK_S = 0.02
 """Between two looks at whether a connection that is being made is still wanted."""
 
@@ -38,12 +48,12 @@ def _pack(parts: Sequence[bytes]) -> bytes:
     return _NUMBER.pack(len(parts)) + _NUMBER.pack(len(body)) + body
 
 
-def _unpack(data: bytearray) -> list[bytes] | None:
+def _unpack(data: bytearray, largest: int = _LARGEST) -> list[bytes] | None:
     """Take one message off the front; None: it is not all there yet. Raises ValueError for what is none."""
     if len(data) < 8:
         return None
     (count,), (length,) = _NUMBER.unpack_from(data, 0), _NUMBER.unpack_from(data, 4)
-    if length > _LARGEST or 4 * count > length:
+    if length > largest or 4 * count > length:
         raise ValueError("not a message")
     if len(data) < 8 + length:
         return None
@@ -60,21 +70,25 @@ def _unpack(data: bytearray) -> list[bytes] | None:
 
 @dataclass(eq=False, slots=True)
 class _Caller:
-    """A connection of one member."""
+    """A connection of one member, or of somebody who has yet to prove that it is one."""
 
     line: socket.socket
+    nonce: bytes
+    since: float
+    known: bool = False
     heard: bytearray = field(default_factory=bytearray)
     wants: tuple[int, list[bytes]] | None = None
     """(view, keys) that it waits for."""
 
 
 class Rendezvous:
-    """The store of this process, served by a thread of its own. `address`: its `host:port`.
+    """The store of this process, served by a thread of its own, for those who know `token`. `address`: its `host:port`.
 
     The values of a view are forgotten when the host begins a later one.
     """
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, token: bytes) -> None:
+        self._token = token
         self._listening = socket.create_server((host, 0), family=_family(host), backlog=512)
         self._listening.setblocking(False)
         self.address = f"{host}:{self._listening.getsockname()[1]}"
@@ -106,7 +120,8 @@ class Rendezvous:
 
     def _serve(self, bell: socket.socket) -> None:
         while True:
-            for key, _ in self._selector.select():
+            strangers = [c for c in self._callers if not c.known]
+            for key, _ in self._selector.select(STRANGER_S if strangers else None):
                 if key.fileobj is bell:
                     self._end(bell)
                     return
@@ -114,6 +129,15 @@ class Rendezvous:
                     self._accept()
                 else:
                     self._hear(key.data)
+            self._mind_strangers()
+
+    def _mind_strangers(self) -> None:
+        """Hang up on callers that take too long to prove who they are, or are too many."""
+        strangers = sorted((c for c in self._callers if not c.known), key=lambda c: c.since)
+        now = time.monotonic()
+        for i, caller in enumerate(strangers):
+            if now - caller.since > STRANGER_S or i < len(strangers) - STRANGERS:
+                self._hang_up(caller)
 
     def _end(self, bell: socket.socket) -> None:
         for caller in list(self._callers):
@@ -127,21 +151,34 @@ class Rendezvous:
         except OSError:  # the caller is gone already
             return
         line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE:
+            line.setsockopt(socket.IPPROTO_TCP, option, value)
         line.setblocking(False)
-        caller = _Caller(line)
+        caller = _Caller(line, nonce(), time.monotonic())
         self._callers.add(caller)
         self._selector.register(line, selectors.EVENT_READ, caller)
+        self._say(caller, [caller.nonce])
 
     def _hear(self, caller: _Caller) -> None:
         try:
             data = caller.line.recv(65536)
             caller.heard += data
-            while (request := _unpack(caller.heard)) is not None:
+            if not caller.known and (greeting := _unpack(caller.heard, _LARGEST_GREETING)) is not None:
+                self._greet(caller, greeting)
+            while caller.known and (request := _unpack(caller.heard)) is not None:
                 self._answer(caller, request)
         except (OSError, ValueError, struct.error, IndexError):  # lost, or somebody who does not speak this language
             data = b""
         if not data:
             self._hang_up(caller)
+
+    def _greet(self, caller: _Caller, greeting: list[bytes]) -> None:
+        theirs, said = greeting
+        if len(theirs) != NONCE or not holds(self._token, said, "caller", caller.nonce, theirs):
+            raise ValueError("it does not know the token")
+        caller.known = True
+        self._say(caller, [_OK, proof(self._token, "store", theirs, caller.nonce)])
 
     def _answer(self, caller: _Caller, request: list[bytes]) -> None:
         operation, number, *rest = request
@@ -197,19 +234,19 @@ class Rendezvous:
 class Meeting(dist.Store):
     """A member's connection to the store of view `view`, at `address`, as torch.distributed wants it.
 
-    `patience`: for the store to be reached, and for every wait without a time of its own.
+    `patience`: for the store to be reached, and for every wait without a time of its own. `token`: the run's.
     """
 
-    def __init__(self, address: str, view: int, patience: timedelta) -> None:
+    def __init__(self, address: str, view: int, patience: timedelta, token: bytes) -> None:
         super().__init__()
-        self._address, self._view, self._patience = address, view, patience
+        self._address, self._view, self._patience, self._token = address, view, patience, token
         self._lock = threading.Lock()
         self._line: socket.socket | None = None
         self._over = threading.Event()
         self._seen: dict[str, bytes] = {}
 
     def open(self) -> None:
-        """Connect. Raises DistNetworkError if nobody is there, or if `end` is called meanwhile."""
+        """Connect. Raises DistNetworkError if nobody is there who knows the token, or if `end` is called meanwhile."""
         host, _, port = self._address.rpartition(":")
         line = socket.socket(_family(host), socket.SOCK_STREAM)
         line.setblocking(False)
@@ -230,6 +267,22 @@ class Meeting(dist.Store):
         self._line = line
         if self._over.is_set():
             self.end()
+        self._greet(line, deadline)
+
+    def _greet(self, line: socket.socket, deadline: float) -> None:
+        """Prove to the store that this process is of the run, and see that the store is."""
+        where, mine = f"{self._address}, where view {self._view} meets", nonce()
+        try:
+            (theirs,) = self._listen(line, deadline)
+            line.sendall(_pack([mine, proof(self._token, "caller", theirs, mine)]))
+            answer = self._listen(line, deadline)
+        except TimeoutError:
+            raise dist.DistNetworkError(f"{where}, does not speak") from None
+        except (OSError, ValueError) as error:
+            why = str(error) if self._over.is_set() else f"it hung up: is it of this launch of the run? ({error})"
+            raise dist.DistNetworkError(f"{where}: {why}") from None
+        if len(answer) != 2 or not holds(self._token, answer[1], "store", mine, theirs):
+            raise dist.DistNetworkError(f"{where}, does not know the token of this run; see docs/security.md")
 
     def end(self) -> None:
         """Make everything that waits here fail, from any thread, and all that is asked later."""

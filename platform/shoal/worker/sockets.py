@@ -28,6 +28,15 @@ QUIET_S = 0.05
 _POLL_S = 0.001
 _QUIET_POLLS = 3
 
+SILENT_S = 20
+"""A peer whose kernel has not answered for so long is gone. A virtual machine that is moved pauses for less."""
+_GUARD = (
+    (socket.TCP_KEEPIDLE, SILENT_S // 2),
+    (socket.TCP_KEEPINTVL, SILENT_S // 4),
+    (socket.TCP_KEEPCNT, 2),
+    (socket.TCP_USER_TIMEOUT, 1000 * SILENT_S),
+)
+
 _MARK_MS = 860
 """A whole number of timer ticks at any frequency that Linux is built with (100, 250, 300 or 1000 Hz)."""
 _TIMEVAL = struct.Struct("ll")
@@ -52,6 +61,15 @@ class Wires:
         self._size = size
         self._strange = {s.getsockname() for _, s in tcp_sockets() if _state(s) == _LISTEN}
         self._knocked: set[tuple[object, ...]] = set()
+
+    def guard(self) -> None:
+        """Let the kernel end connections of the view whose other side has fallen silent: a host that vanishes sends no
+        word that would end them, and who cannot reach the coordinator either would wait for the group's time-out."""
+        for _, s in tcp_sockets():
+            if self._is_pair(s):
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for option, value in _GUARD:
+                    s.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def settle(self) -> None:
         """Let messages that are on their way arrive, as long as any does, at most `QUIET_S`.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import dataclass, field
 from typing import Any
 
+from shoal import logs
 from shoal.errors import WorkerLost
 from shoal.job import Job
 from shoal.membership.messages import Told, ViewEnd, ViewOrder
 from shoal.worker.outfit import Links, Outfit, WorkerFacts
+
+_log = logging.getLogger(__name__)
 
 ENDS_KEPT = 8
 """How many views back a worker can tell a restarted coordinator what it did there."""
@@ -39,6 +43,10 @@ class Stint:
         from shoal.worker.life import Life
 
         self.order = order
+        logs.note(view=order.view.number, step=order.first_step - 1)
+        _log.info(
+            "enters view %d of %d members as rank %d", order.view.number, order.view.size, order.view.rank(order.member)
+        )
         self.life = Life(order, links, self.outfit, self.job, self.estate)
         if self.over.is_set():
             self.cut(order.view.number)
@@ -46,6 +54,7 @@ class Stint:
             end: ViewEnd | Exception = self.life.live(self.store, self._was_cut)
         except Exception as error:  # noqa: BLE001 - kept for a coordinator that asks later, and raised all the same
             end = error
+        _tell(end)
         with self._changed:
             self._ends = dict(list(self._ends.items())[1 - ENDS_KEPT :]) | {order.view.number: end}
             self._changed.notify_all()
@@ -103,3 +112,15 @@ class Stint:
         self.store.close()
         self.estate.snapshots.clear()
         self.life = self.estate = self.store = None
+
+
+def _tell(end: ViewEnd | Exception) -> None:
+    """How a view ended here, in the log."""
+    if isinstance(end, Exception):
+        _log.error("the view ended with an error: %s", end, exc_info=end)
+        return
+    logs.note(step=end.step)
+    if end.broken is not None:
+        _log.warning("the view broke: %s", end.broken)
+    else:
+        _log.info("leaves the view")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import ray
 
 import shoal
 from shoal.audit.run import audit_run
+from shoal.notices.cluster import ClusterSeen
 from shoal.run_folder import RunFolder
 from tests.cluster.faults.conftest import Result, Train, alone
-from tests.cluster.faults.test_nodes import drain, nodes_of
+from tests.cluster.faults.test_nodes import nodes_of
 from tests.support.conductor import Conductor, members, until
 from tests.support.own_cluster import MEMORY, OwnCluster
 from tests.support.paced import Paced
@@ -70,7 +72,7 @@ def test_from_no_node_to_four_and_back(train: Train, autoscaling: OwnCluster, tm
         autoscaling.kill_node(lost)
         until(lambda: full_without(coordinator, lost))
         drained = members(coordinator)[2].node
-        drain(drained)
+        ClusterSeen(autoscaling.address).drain(drained, "spot notice", time.time() + 60)
         until(lambda: full_without(coordinator, drained))
         ray.get(coordinator.scale.remote(1, 1))
         until(lambda: len(on_nodes(coordinator)) == 1 and spot_nodes() == on_nodes(coordinator))

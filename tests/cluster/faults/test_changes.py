@@ -6,10 +6,12 @@ import os
 import signal
 from typing import Any
 
+import psutil
 import pytest
 import ray
 
 import shoal
+from shoal.coordinator.status import MemberStatus
 from tests.cluster.faults.conftest import Result, Train, alone
 from tests.support.conductor import Conductor, members, until
 
@@ -41,6 +43,33 @@ def test_scaled_up_and_down_in_a_live_run(train: Train, undisturbed: Result, eng
     assert {"join", "leave"} == {c["what"] for c in changes}
     assert all(c["steps_redone"] == 0 for c in changes), "what was announced costs no step"
     assert not result.entries("loss")
+
+
+@pytest.mark.parametrize("engine", ["replicated", "zero2"])
+def test_a_process_that_is_told_to_end_leaves_in_good_order(train: Train, undisturbed: Result, engine: str) -> None:
+    """SIGTERM, as from Slurm or an operator: no loss, no step computed again, and the process does end."""
+    told: list[MemberStatus] = []
+
+    def act(coordinator: Any) -> None:
+        told.append(members(coordinator)[0])
+        pid = told[0].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGTERM)
+        until(lambda: told[0].member not in [m.member for m in members(coordinator)])
+        until(lambda: not psutil.pid_exists(pid))
+        until(lambda: len(members(coordinator)) == 2)
+
+    conductor = Conductor(act)
+    two, steps = shoal.Workers(min=1, max=2), shoal.Budget(steps=LONG)
+    result = train(engine, listener=conductor, workers=two, budget=steps, warm=3)
+    assert conductor.error is None, conductor.error
+    assert (result.losses, result.state) == (undisturbed.losses, undisturbed.state)
+    assert not result.entries("loss")
+    changes = result.entries("change")
+    assert {"leave", "join"} == {c["what"] for c in changes}
+    assert [c["members"] for c in changes if c["what"] == "leave"] == [[told[0].member]]
+    assert all(c["steps_redone"] == 0 for c in changes)
+    assert "was told to end (SIGTERM)" in conductor.said("info")
 
 
 @pytest.mark.parametrize(("engine", "alone"), [("replicated", False), ("zero2", True)])

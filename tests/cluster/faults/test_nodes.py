@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,21 +18,31 @@ import shoal
 from shoal.launch.api import RunOptions, submit_job
 from shoal.launch.control import attach
 from shoal.launch.supervise import find
+from shoal.notices.cluster import ClusterSeen
 from shoal.run_folder import RunFolder
 from shoal.state.digest import state_digest
 from shoal.state.reader import CheckpointReader
+from shoal.tracking.metrics import METRICS
 from tests.cluster.faults.conftest import Result, Train, alone, job
 from tests.support.conductor import Conductor, members, until
 from tests.support.faults import Fault
+from tests.support.metadata_services import metadata_service
 from tests.support.paced import Paced
-from tests.support.runs import Listener, ledger
+from tests.support.runs import Listener, ledger, run
+from tests.support.scraping import scrape
 
 pytestmark = pytest.mark.cluster
 
 NODES, SLOTS = 2, 2
-QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+QUICK = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_failure_threshold": 3,
+    "metrics_report_interval_ms": 1000,
+}
 MEMORY = 150 << 20
 LONG = 800
+BATCH = 32
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +51,8 @@ def nodes(no_cluster: None) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     os.environ.setdefault("RAY_worker_niceness", "0")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("RAY_enable_metrics_collection", "1")  # a local cluster of an earlier test may have set it
     head = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False, "_system_config": QUICK}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     paths = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
@@ -48,6 +61,7 @@ def nodes(no_cluster: None) -> Iterator[Any]:
     yield cluster
     ray.shutdown()
     cluster.shutdown()
+    monkeypatch.undo()
 
 
 @pytest.fixture
@@ -85,15 +99,26 @@ def test_a_node_dies_with_half_of_the_members(train: Train, undisturbed: Result,
     assert second["source"] == "memory"
 
 
-@pytest.mark.parametrize("engine", ["replicated", "zero1"])
-def test_a_drained_node_is_left_in_time(train: Train, long_undisturbed: Result, engine: str) -> None:
-    """All members are on the node that goes: they train until others can take over, and no step is computed twice."""
-    drained: list[str] = []
+@pytest.mark.parametrize(("engine", "how"), [("replicated", "notice"), ("zero1", "drain-node")])
+def test_a_node_that_goes_is_left_in_time(
+    train: Train, long_undisturbed: Result, nodes: Any, engine: str, how: str
+) -> None:
+    """All members are on the node that goes: they train until others can take over, and no step is computed twice.
+
+    `notice`: the cloud's metadata service says so, to a watcher beside the node. `drain-node`: what a pod's preStop
+    hook does, which ends when nobody is left.
+    """
+    left: list[str] = []
 
     def act(coordinator: Any) -> None:
-        drained.append(members(coordinator)[0].node)
-        drain(drained[0])
-        until(lambda: all(m.node != drained[0] for m in members(coordinator)) and len(members(coordinator)) == 2)
+        node = members(coordinator)[0].node
+        left.append(node)
+        if how == "notice":
+            operators_see_the_run(conductor.run_id)
+            notice(nodes.address, node)
+        else:
+            command(nodes.address, "drain-node", "--node-id", node, "--deadline", "60")
+        until(lambda: all(m.node != node for m in members(coordinator)) and len(members(coordinator)) == 2)
 
     conductor = Conductor(act)
     slow = [Fault("slow", rank, 1, "forward") for rank in (0, 1)]  # or the run would be over before anybody comes
@@ -105,7 +130,7 @@ def test_a_drained_node_is_left_in_time(train: Train, long_undisturbed: Result, 
     assert {c["what"] for c in changes} == {"leave", "join"}
     assert {v["source"] for v in result.entries("view")[1:]} == {"memory"}
     assert all(c["steps_redone"] == 0 for c in changes)
-    assert drained[0] not in nodes_of(result.entries("view")[-1]).values()
+    assert left[0] not in nodes_of(result.entries("view")[-1]).values()
 
 
 def test_a_run_of_a_higher_priority_gets_places_by_announced_leaves(
@@ -138,11 +163,59 @@ def long_undisturbed(train: Train) -> Result:
     return alone(train, LONG)
 
 
-def drain(node: str) -> None:
-    """What a cloud's notice becomes: the node goes in a minute."""
-    command = [str(Path(sys.executable).parent / "ray"), "drain-node", "--node-id", node]
-    address = ray.get_runtime_context().gcs_address
-    reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot notice"]
-    subprocess.run(
-        [*command, "--address", address, *reason, "--deadline-remaining-seconds", "60"], check=True, capture_output=True
-    )
+def notice(cluster: str, node: str) -> None:
+    """The metadata service of a spot machine of AWS says that it goes in a minute; its watcher does the rest."""
+    with metadata_service("aws") as service:
+        watcher = started(cluster, "watch-node", "--endpoint", service.url, "--node-id", node)
+        until(lambda: len(service.asked) > 10 or watcher.poll() is not None)
+        service.take(time.time() + 60)
+        _, said = watcher.communicate(timeout=30)
+        assert watcher.returncode == 0, said
+        assert f"AWS spot interruption (terminate): node {node}" in said
+
+
+def operators_see_the_run(run: str) -> None:
+    """Prometheus would find the run's numbers at the nodes' metrics endpoints, under the names of the dashboard."""
+    until(lambda: (scrape(run).get("ray_shoal_steps_total") or 0) > 0)
+    seen = scrape(run)
+    assert seen.get("ray_shoal_workers", state="member", job_name="digits") == 2
+    assert seen.get("ray_shoal_phase", phase="training") == 1
+    steps, samples = seen.get("ray_shoal_steps_total"), seen.get("ray_shoal_samples_total")
+    assert steps
+    assert samples == steps * BATCH
+    assert (seen.get("ray_shoal_step_seconds") or 0) > 0
+    always = {m.exported for m in METRICS if m.kind == "gauge"} - {"ray_shoal_snapshot_age_seconds"}
+    assert seen.names >= always
+    assert seen.names <= {m.exported for m in METRICS}
+
+
+def command(cluster: str, *arguments: str) -> None:
+    """A command of Shoal's that ends well."""
+    process = started(cluster, *arguments)
+    _, said = process.communicate(timeout=90)
+    assert process.returncode == 0, said
+
+
+def started(cluster: str, *arguments: str) -> subprocess.Popen[str]:
+    """A command of Shoal's, on one of the nodes."""
+    line = [sys.executable, "-m", "shoal", *arguments, "--address", cluster]
+    return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_run_whose_own_node_goes_stops_with_a_checkpoint(ray_cluster: None, nodes: Any, runs: Path) -> None:
+    """The last one here: a head that was told to go is good for nothing more."""
+    head = next(n["NodeID"] for n in ray.nodes() if n["Alive"] and "node:__internal_head__" in n["Resources"])
+
+    def act(coordinator: Any) -> None:
+        until(lambda: ray.get(coordinator.status.remote(None))[0].step > 0)
+        ClusterSeen(nodes.address).drain(head, "AWS spot interruption (terminate)", time.time() + 60)
+
+    conductor = Conductor(act)
+    endless = job(workers=workers(1, 1), budget=shoal.Budget(steps=10**6))
+    outcome, _ = run(endless, runs, listener=conductor, pool=None)
+    assert conductor.error is None, conductor.error
+    assert outcome.status == "stopped"
+    assert outcome.checkpoint is not None
+    (end,) = [e for e in ledger(outcome) if e["kind"] == "end"]
+    assert end["reason"] == "the coordinator's node is taken back"
+    assert CheckpointReader(outcome.checkpoint).manifest.step == outcome.step > 0

@@ -85,3 +85,21 @@ def test_a_process_that_has_loaded_ray_can_still_show_its_token() -> None:
     )
     environment = {k: v for k, v in os.environ.items() if k != "RAY_AUTH_MODE"}
     subprocess.run([sys.executable, "-c", code], env={**environment, "PYTHONPATH": "platform"}, check=True)
+
+
+def test_a_job_still_says_what_modules_it_brings(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+
+    monkeypatch.delenv(RAY_JOB_CONFIG_JSON_ENV_VAR, raising=False)
+    assert ray_compat.job_modules() == []
+    for said, modules in (('{"runtime_env": {"py_modules": ["gcs://a.zip"]}}', ["gcs://a.zip"]), ("{}", [])):
+        monkeypatch.setenv(RAY_JOB_CONFIG_JSON_ENV_VAR, said)
+        assert ray_compat.job_modules() == modules
+
+
+def test_the_client_of_jobs_still_looks_at_the_environment_first() -> None:
+    from ray.dashboard.utils import get_address_for_submission_client
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_API_SERVER_ADDRESS", "http://there:1")
+        assert get_address_for_submission_client("http://elsewhere:2") == "http://there:1"

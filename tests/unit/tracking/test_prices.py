@@ -75,7 +75,7 @@ def test_the_built_in_table_has_dated_prices() -> None:
 @pytest.mark.parametrize(
     ("cost", "message"),
     [
-        (Cost(instance="g5.xlrge"), r"no price of g5\.xlrge among the 16 machines.*did you mean \"g5\.xlarge\""),
+        (Cost(instance="g5.xlrge"), r"no price of g5\.xlrge among the 20 machines.*did you mean \"g5\.xlarge\""),
         (Cost(instance="g5.xlarge", region="us-est-1"), r"in the region us-est-1; did you mean \"us-east-1\""),
         (Cost(instance="p5.4xlarge", market="spot"), r"p5\.4xlarge has no spot price"),
         (Cost(prices="nowhere.csv"), r"cost\.prices=nowhere\.csv cannot be read: .*No such file"),

@@ -85,9 +85,28 @@ def test_a_bad_trial_is_stopped_and_its_run_ended(tmp_path: Path, rule: Any, res
         day = Day(tmp_path, rule)
     good, bad = day.trial(), day.trial()
     assert day.hears(good, 10, 0.7) == TrialScheduler.CONTINUE
-    assert day.hears(bad, 10, 5.0) == TrialScheduler.STOP
+    assert day.hears(bad, 10, 5.0) == TrialScheduler.CONTINUE, "until its run has ended"
     assert day.ended == [bad.config["run_id"]]
-    assert "val/loss 5 after" in day.sweeping.why(bad.config["number"])
+    number = bad.config["number"]
+    day.hears(bad, 11, 0.1)
+    day.sweeping.heard(number, Ended("interrupted", "its run was stopped"))
+    row = day.sweeping.state.rows[number]
+    assert (row.status, row.best) == ("stopped-early", 0.1), "what it had is what its own record says"
+    assert "val/loss 5 after" in row.reason
+    assert set(day.ended) == {bad.config["run_id"]}
+
+
+def test_a_trial_that_had_finished_before_it_was_to_stop_has_finished(tmp_path: Path) -> None:
+    day = Day(tmp_path, ASHA(grace=10, resource="steps", reduction=2))
+    day.finished(1.0, 0.9)
+    bad = day.trial()
+    day.hears(bad, 10, 5.0)
+    assert day.ended == [bad.config["run_id"]]
+    day.hears(bad, 20, 0.5)
+    number = bad.config["number"]
+    day.sweeping.heard(number, Ended("finished"))
+    row = day.sweeping.state.rows[number]
+    assert (row.status, row.reason, row.best) == ("finished", "", 0.5)
 
 
 def test_a_trial_that_goes_on_another_day_keeps_what_it_was_compared_by(tmp_path: Path) -> None:
@@ -101,23 +120,43 @@ def test_a_trial_that_goes_on_another_day_keeps_what_it_was_compared_by(tmp_path
     again = day.trial()
     assert again.config["number"] == going.config["number"]
     worse = day.trial()
-    assert day.hears(worse, 10, 0.9) == TrialScheduler.STOP, "worse than the 0.5 of the day before"
+    day.hears(worse, 10, 0.9)
+    assert day.ended == [worse.config["run_id"]], "worse than the 0.5 of the day before"
 
 
 def test_values_that_are_not_finite_end_a_trial(tmp_path: Path) -> None:
     day = Day(tmp_path, ASHA(grace=100, resource="steps"))
     trial = day.trial()
-    assert day.hears(trial, 10, math.nan) == TrialScheduler.STOP
+    day.hears(trial, 10, math.nan)
+    assert day.ended == [trial.config["run_id"]]
     assert day.sweeping.why(0) == "val/loss is nan"
 
 
-def test_the_yardstick_is_never_stopped(tmp_path: Path) -> None:
-    day = Day(tmp_path, ASHA(grace=10, resource="steps", reduction=2), first=({"seed": 7},))
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_the_yardstick_is_never_stopped(tmp_path: Path, rule: Any) -> None:
+    day = Day(tmp_path, rule, first=({"seed": 7},))
     yardstick, *others = [day.trial() for _ in range(4)]
     for other in others:
         day.hears(other, 10, 0.5)
-    assert day.hears(yardstick, 10, 9.0) == TrialScheduler.CONTINUE
+    for step in (10, 20, 30):
+        assert day.hears(yardstick, step, 9.0) == TrialScheduler.CONTINUE
     assert day.ended == []
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_another_day_may_judge_otherwise(tmp_path: Path, rule: Any) -> None:
+    """Trials that went on side by side are told one after another after a resume: what is over stays as it was."""
+    day = Day(tmp_path, rule)
+    trials = [day.trial() for _ in range(4)]
+    for step, value in ((10, 5.0), (20, 4.0), (30, 3.0)):
+        for number, trial in enumerate(reversed(trials)):  # the worst one first, when there is nothing to compare with
+            day.hears(trial, step, value - number)
+    for number in range(4):
+        day.sweeping.heard(number, Ended("finished"))
+    day.ledger.close()
+    day = Day(tmp_path, rule)
+    day.finished(0.1, 0.1)
+    assert [row.status for row in day.sweeping.state.rows] == ["finished"] * 5
 
 
 def test_an_order_survives_tunes_configuration() -> None:

@@ -140,3 +140,10 @@ def test_a_bad_combination_among_thousands_is_found() -> None:
 def test_what_is_no_space_is_refused(make: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         make()
+
+
+def test_a_batch_that_the_budget_has_no_step_for_is_refused() -> None:
+    job = digits(budget=shoal.Budget(samples=128))
+    check(axes_of({"batch.size": choice(64, 128)}), job)
+    with pytest.raises(ConfigError, match=r"\(batch.size=256\): budget.samples=128 is less than one step"):
+        check(axes_of({"batch.size": choice(64, 256)}), job)

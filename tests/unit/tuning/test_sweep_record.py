@@ -34,6 +34,7 @@ from tests.support.sweeps import entries, facts, write_sweep
 pytestmark = pytest.mark.unit
 
 NOWHERE = "http://127.0.0.1:9"
+HERE = Path("sweep")
 
 
 @pytest.fixture(scope="module")
@@ -202,14 +203,26 @@ def test_every_run_says_what_charts_need() -> None:
 
 def test_wherever_the_sender_stopped_the_rest_is_the_same() -> None:
     told = [(e, 10 * (i + 1)) for i, e in enumerate(entries(8, 1000.0, Path("runs")))]
-    whole = [p for parcel in parcels(iter(told), Progress()) for p in parcel.points]
+    whole = [p for parcel in parcels(HERE, iter(told), Progress()) for p in parcel.points]
     for cut in range(0, len(told), 7):
-        first = list(parcels(iter(told[:cut]), Progress()))
+        first = list(parcels(HERE, iter(told[:cut]), Progress()))
         reached = first[-1].progress if first else Progress()
-        rest = list(parcels(iter(told), reached))
+        rest = list(parcels(HERE, iter(told), reached))
         assert [p for parcel in (*first, *rest) for p in parcel.points] == whole
     assert [p.step for p in whole if p.key == "trials/failed"] == list(range(1, 9))
-    assert list(parcels(iter(told), Progress(offset=told[-1][1]))) == []
+    assert list(parcels(HERE, iter(told), Progress(offset=told[-1][1]))) == []
+
+
+def test_what_nobody_tells_is_not_on_the_record() -> None:
+    """Trials that fail before their first evaluation, and a price that nobody has given."""
+    failed = [{"kind": "suggested", "time": 1.0, "trial": 0, "name": "a", "run": "a", "folder": "a", "fields": {}}]
+    failed += [{"kind": "ended", "time": 2.0, "trial": 0, "status": "failed", "reason": "no"}]
+    opened, *told = entries(4, 1000.0, Path("runs"))
+    free = [{k: v for k, v in entry.items() if k != "dollars"} for entry in told]
+    for rest, known in ((failed, set()), (free, {"worker_seconds", "seconds", "joules"})):
+        numbered = [(e, i + 1) for i, e in enumerate([opened, *rest])]
+        points = [p for parcel in parcels(HERE, iter(numbered), Progress()) for p in parcel.points]
+        assert {p.key for p in points if p.key.startswith("cost/")} == {f"cost/{name}" for name in known}
 
 
 def test_an_interrupted_trial_is_not_over() -> None:
@@ -217,7 +230,7 @@ def test_an_interrupted_trial_is_not_over() -> None:
     ended = next(i for i, e in enumerate(told) if e["kind"] == "ended")
     told[ended] = {**told[ended], "status": "interrupted", "reason": "by Ctrl-C"}
     numbered = [(e, i + 1) for i, e in enumerate(told)]
-    points = [p for parcel in parcels(iter(numbered), Progress()) for p in parcel.points]
+    points = [p for parcel in parcels(HERE, iter(numbered), Progress()) for p in parcel.points]
     assert max(p.step for p in points) == 3
 
 

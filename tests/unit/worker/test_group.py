@@ -29,6 +29,7 @@ pytestmark = pytest.mark.unit
 LIMIT_S = 600.0
 """Nobody is to be freed by the group's time-out."""
 DEADLINE_S = 30.0
+TOKEN = b"known to the members"
 NATIVE = dist.Work.wait
 
 
@@ -37,7 +38,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rendezvous]:
     """This process's rendezvous. Afterwards everything is as it was."""
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     hook = sys.excepthook
-    yield open_store("127.0.0.1")[0]
+    yield open_store("127.0.0.1", TOKEN)[0]
     dissolve_group()
     dissolve_group()  # buries what the first has left
     until(lambda: not any(t.name in ("shoal-bury", "shoal-cut") for t in threading.enumerate()))
@@ -183,7 +184,7 @@ def play_peer(store: Rendezvous, wanted: ViewOrder, endpoint: tuple[str, int]) -
     blob = struct.pack("q", len(host)) + host + struct.pack("q", len(address)) + address + struct.pack("2q", 0, 1)
 
     def say() -> None:
-        peer = Meeting(store.address, wanted.view.number, timedelta(seconds=DEADLINE_S))
+        peer = Meeting(store.address, wanted.view.number, timedelta(seconds=DEADLINE_S), TOKEN)
         peer.open()
         until(lambda: any(key.endswith("/0") for key in keys(store)))
         (key,) = keys(store)
@@ -271,7 +272,7 @@ def meeting(store: Rendezvous) -> Iterator[Callable[[int], Meeting]]:
     with ExitStack() as stack:
 
         def come(view: int, patience_s: float = DEADLINE_S) -> Meeting:
-            meeting = Meeting(store.address, view, timedelta(seconds=patience_s))
+            meeting = Meeting(store.address, view, timedelta(seconds=patience_s), TOKEN)
             meeting.open()
             stack.callback(meeting.close)
             return meeting

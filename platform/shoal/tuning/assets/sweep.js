@@ -22,7 +22,7 @@ function tiles() {
   tile("Failed", count(c.failed), c.failed ? "errors below" : "none");
   tile(`Best ${data.metric}`, best ? number(best.value, 5) : "–", best ? `trial ${best.number}` : "no value yet");
   tile("Wall time", duration(data.elapsed), "");
-  tile("Worker time", duration(cost.worker_seconds), "sum over all workers");
+  tile("Worker time", cost.worker_seconds !== null ? duration(cost.worker_seconds) : "–", "sum over all workers");
   tile("Cost", cost.dollars !== null ? money(cost.dollars) : cost.joules !== null ? amount("joules", cost.joules) : "–", cost.dollars !== null && cost.joules !== null ? amount("joules", cost.joules) : cost.dollars === null ? "no prices known" : "");
 }
 
