@@ -22,6 +22,6 @@ class Paced(Digits):
     def loss(self, model: Any, batch: dict[str, Any]) -> Any:
         import torch
 
-        if torch.is_grad_enabled() and Path(self.brake).exists():
+        if torch.is_grad_enabled() and self.brake and Path(self.brake).exists():
             time.sleep(PACE_S)
         return super().loss(model, batch)

@@ -52,8 +52,9 @@ SYNC_S = 20.0
 """Longest wait for one answer of the coordinator."""
 HAND_OVER_S = 30.0
 """How long a member that leaves a view waits for its snapshot to reach the keeper, who may hang."""
-COORDINATOR_S = 120.0
-"""How long a coordinator may be out of reach, for example while it is being restarted."""
+COORDINATOR_S = 600.0
+"""How long a coordinator may be out of reach, for example while it, or the whole head node, is being restarted. Of one
+that is gone for good `orphans` learns sooner."""
 
 
 @dataclass(slots=True)

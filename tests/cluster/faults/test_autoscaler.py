@@ -89,7 +89,7 @@ def test_from_no_node_to_four_and_back(train: Train, autoscaling: OwnCluster, tm
     assert [len(found) for found in seen] == [MOST, 1]
     assert audit_run(RunFolder(Path(result.outcome.folder))).clean
     causes = [e["cause"] for e in result.entries("loss")]
-    assert causes == ["lost"], "one node was lost; the one with notice was left in time"
+    assert causes == ["worker lost"], "one node was lost; the one with notice was left in time"
     changes = result.entries("change")
     assert all(c["steps_redone"] == 0 for c in changes if c["what"] != "loss")
     assert all(len(nodes_of(v).values()) == len(set(nodes_of(v).values())) for v in result.entries("view"))

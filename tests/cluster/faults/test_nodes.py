@@ -139,7 +139,7 @@ def test_a_run_of_a_higher_priority_gets_places_by_announced_leaves(
     brake = tmp_path / "brake"
     brake.touch()
     lower = job(task=Paced(brake=str(brake)), workers=workers(1, NODES * SLOTS), budget=shoal.Budget(steps=LONG))
-    submit_job(lower, options=RunOptions(runs_dir=runs, name="lower"), display=Listener())
+    submit_job(lower, options=RunOptions(runs_dir=runs, name="lower", if_detached="continue"), display=Listener())
     until(lambda: (found := find("lower")) is not None and len(members(found)) == NODES * SLOTS)
     urgent = replace(workers(2, 2), priority=5)
     higher = train("replicated", workers=urgent, name="higher", pool=None)
