@@ -241,15 +241,10 @@ class Run:
                 self._scene.book.look_after()
                 self._panel.show()
                 if self._looking is None or self._looking.done():  # not waited for: without a GCS there is no answer
-                    self._looking = asyncio.ensure_future(self._look_for_notices())
+                    self._looking = asyncio.ensure_future(self._stage.look_for_notices())
                     self._looking.add_done_callback(self._background_ended)
                 self._stage.read_meters()
                 await self._mind_submitter(now)
-
-    async def _look_for_notices(self) -> None:
-        """Of nodes that are taken back. The run cannot outlive that of its folder, but its state can."""
-        if self.plan.node_id in await self._stage.look_for_notices():
-            await self.stop("the coordinator's node is taken back")
 
     async def _mind_submitter(self, now: float) -> None:
         if now - self._asked_at <= self.plan.driver_silence_s:

@@ -290,8 +290,8 @@ class Stage:
             hand.reclaimed, hand.leaving = 0.0, why
             self._scene.book.say("info", f"worker {member} will leave: {why}")
 
-    async def look_for_notices(self) -> Collection[str]:
-        """Workers on nodes that were told to go leave before they must; returns these nodes."""
+    async def look_for_notices(self) -> None:
+        """Workers on nodes that were told to go leave before they must."""
         scene = self._scene
         nodes = await asyncio.to_thread(draining_nodes)
         for hand in scene.crew.hands.values() if nodes else ():
@@ -300,7 +300,6 @@ class Stage:
                 hand.leaving = "its node is drained"
                 left = f" in {hand.stays_s:.0f}s" if hand.reclaimed else ""
                 scene.book.say("info", f"worker {hand.member} will leave: its node goes{left}")
-        return nodes
 
     def lost(self, member: MemberId, error: BaseException) -> None:
         """A worker that was ready has died: in a view nobody needs to wait until its peers notice."""
