@@ -120,14 +120,22 @@ def attach(folder: RunFolder, display: Display) -> Outcome:
 
     Raises ConfigError if it neither goes on nor ended, CapacityError if its cluster cannot be reached.
     """
-    over = None if is_running(folder) else outcome_of(folder)
-    if over is not None:
-        display.finished(over)
-        return over
-    with line_to(folder) as line:
-        ended = line.follow(folder, display)
+    ended = _ended(folder)
+    if ended is None:
+        try:
+            with line_to(folder) as line:
+                ended = line.follow(folder, display)
+        except (ConfigError, CapacityError):
+            ended = _ended(folder)  # it may have ended while we were on the way to it
+            if ended is None:
+                raise
     display.finished(ended)
     return ended
+
+
+def _ended(folder: RunFolder) -> Outcome | None:
+    """The outcome of a run that is over."""
+    return None if is_running(folder) else outcome_of(folder)
 
 
 @contextmanager

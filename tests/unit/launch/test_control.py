@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,24 @@ def test_attaching_to_a_run_that_is_over_tells_its_outcome(make: Callable[..., R
     assert display.told is outcome
     assert (outcome.status, outcome.step, outcome.exit_code, outcome.model) == ("finished", 400, 0, "/runs/gpt-1/model")
     assert {"train/loss", "val/loss"} <= set(outcome.metrics)
+
+
+def test_attaching_to_a_run_that_ends_just_then_tells_its_outcome(
+    make: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make(ended("stopped")[:-1], alive=True, address="127.0.0.1:1")
+
+    @contextmanager
+    def late(run: RunFolder) -> Iterator[Any]:
+        ledger = Ledger(run.ledger)
+        ledger.append(ended("stopped")[-1:])
+        ledger.close()
+        run.update(status="stopped")
+        with line_to(run) as line:
+            yield line
+
+    monkeypatch.setattr("shoal.launch.control.line_to", late)
+    assert (attach(folder, Listener()).status, folder.read()["status"]) == ("stopped", "stopped")
 
 
 def test_attaching_to_a_run_that_died_says_how_to_go_on(make: Callable[..., RunFolder]) -> None:
