@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import floor
 
 from shoal.labels import Selector, unmet
 
@@ -63,8 +64,8 @@ def room(node: Node, need: Need, *, empty: bool) -> int:
     return held(node.has if empty else node.free, need) if suits(node, need) else 0
 
 
-def missing(nodes: Sequence[Node], need: Need, count: int, *, reading: float = 0.0) -> Missing:
-    """Why `count` workers do not find a place. `reading`: CPUs that the run keeps for reading data.
+def missing(nodes: Sequence[Node], need: Need, count: int, *, found: int = 0, reading: float = 0.0) -> Missing:
+    """Why no more than `found` of `count` workers find a place. `reading`: CPUs that the run keeps for reading data.
 
     Nodes that an autoscaler may add later are not known here.
     """
@@ -79,7 +80,7 @@ def missing(nodes: Sequence[Node], need: Need, count: int, *, reading: float = 0
             _either(f"workers.min={total}", cpus),
             False,
         )
-    most = min(count, sum(room(node, need, empty=False) for node in nodes))
+    most = min(count - found, sum(room(node, need, empty=False) for node in nodes))
     busy = ", ".join(
         f"{name} {_sum(nodes, name, free=False) - _sum(nodes, name, free=True):g} of {_sum(nodes, name, free=False):g}"
         for name, _ in need.amounts
@@ -117,7 +118,7 @@ def _values(nodes: Iterable[Node], key: str) -> str:
 
 def _largest(name: str, nodes: Sequence[Node], need: Need, count: int) -> float | None:
     """The largest smaller amount of resource `name` with which `count` of `need` would fit; None: there is none."""
-    sizes = {round(node.has.get(name, 0.0) / parts, 4) for node in nodes for parts in range(1, count + 1)}
+    sizes = {floor(node.has.get(name, 0.0) / parts * 1e4) / 1e4 for node in nodes for parts in range(1, count + 1)}
     for size in sorted(sizes, reverse=True):
         less = replace(need, amounts=tuple((n, size if n == name else a) for n, a in need.amounts))
         if 0 < size < dict(need.amounts).get(name, 0.0) and sum(room(n, less, empty=True) for n in nodes) >= count:

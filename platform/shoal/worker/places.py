@@ -146,7 +146,7 @@ def nodes() -> list[Node]:
 def too_few(found: int, want: Workers, reading: float) -> str:
     """Why the cluster gave no more than `found` places; `reading`: CPUs that the run keeps for reading data."""
     need = need_of(want)
-    why = missing(nodes(), need, want.min - found, reading=reading)
+    why = missing(nodes(), need, want.min, found=found, reading=reading)
     said = autoscaler_says()
     return (
         f"only {found} of at least workers.min={want.min} workers found a place. Each needs {need}; {why.reason}"

@@ -86,3 +86,9 @@ def test_conditions(condition: str, value: str | None, met: bool) -> None:
 def test_what_ray_would_refuse_is_refused_with_the_name_of_the_value(selector: tuple[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"workers\.label_selector has the"):
         check_selector("workers.label_selector", [selector])
+
+
+def test_what_would_fit_counts_those_that_have_a_place_already() -> None:
+    one = Node("a", {"CPU": 12.0}, {"CPU": 8.0}, {})
+    why = missing([one], Need((("CPU", 4.0),)), 7, found=1)
+    assert "workers.min=3, or workers.cpus=1.7142" in why.remedy
