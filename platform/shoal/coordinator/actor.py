@@ -13,7 +13,7 @@ import ray
 
 from shoal.capacity.precedence import Claim, Way
 from shoal.coordinator.concluding import Ended
-from shoal.coordinator.plan import RunPlan, at_hand
+from shoal.coordinator.plan import RunPlan
 from shoal.coordinator.run import Run
 from shoal.coordinator.shell import Shell
 from shoal.coordinator.status import MemberStatus, RunStatus
@@ -35,7 +35,6 @@ class Coordinator:
             shell.watch(lambda: self._run is not None and not self._run.is_over)
             plan = shell.recall() if revived else None
         if plan is not None:
-            plan = at_hand(plan, ray.get_runtime_context().get_node_id())
             self._run = Run(plan, None, self._let_go, revived=revived)
 
     # Where a pool keeps it -----------------------------------------------------------------------------------------

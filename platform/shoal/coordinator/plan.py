@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from shoal.data.order import Cursor
 from shoal.data.training import order_digest
-from shoal.errors import CapacityError
 from shoal.job import Job
 from shoal.job.steps import positions_of
 from shoal.membership.course import Course
@@ -141,22 +140,6 @@ class RunPlan:
             can_evaluate=self.validation is not None and self.until_step is None,
             snapshot=self.sharded,
         )
-
-
-def at_hand(plan: RunPlan, node_id: str) -> RunPlan:
-    """The plan for a coordinator on node `node_id`, which may not be the one where the run began: that one may be gone.
-
-    Raises CapacityError if the run's folder cannot be seen from here.
-    """
-    if node_id == plan.node_id:
-        return plan
-    if not plan.folder.is_dir():
-        raise CapacityError(
-            f"the node of run {plan.run_id} is gone, and on node {node_id} there is no {plan.folder}; a run goes on by "
-            f"itself only where its folder is, so keep runs on storage that all nodes reach (--runs). From where the "
-            f"folder is now: shoal resume {plan.run_id}"
-        )
-    return replace(plan, node_id=node_id)
 
 
 def cursor_of(job: Job, train: TrainingData, step: int, positions: Positions) -> Cursor:

@@ -87,8 +87,8 @@ def _start_alone(plan: RunPlan, connection: Connection) -> Post:
 
     from shoal.coordinator.actor import Coordinator
 
-    # Where the run's folder is; elsewhere only if that node is gone, and the folder is on storage that others reach.
-    place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(connection.node_id, soft=True)
+    # Where the run's folder is. A wish (soft=True) is not enough: Ray then takes a worker's node now and then.
+    place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(connection.node_id, soft=False)
     coordinator: Any = (
         ray.remote(Coordinator)
         .options(
