@@ -22,8 +22,6 @@ from shoal.tracking.ledger import Entry, Ledger, effective, read
 from shoal.tracking.owner import owner
 from shoal.tracking.recorder import Recorder
 
-LOCK_S = (10.0, 45.0)
-"""Longest wait for the ledger; after a restart: network storage may take a while to see that a node is gone."""
 RECENT = 20
 """Steps over which the speed is told."""
 
@@ -56,7 +54,7 @@ class Book:
 
         Raises ConfigError if the ledger cannot be written, or another process holds it.
         """
-        self._ledger = Ledger(self._folder.ledger, wait_s=LOCK_S[revived])
+        self._ledger = Ledger(self._folder.ledger)
         if revived:
             self.say("warning", "the coordinator was restarted; it asks the workers where they stand")
         else:

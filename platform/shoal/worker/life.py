@@ -53,7 +53,7 @@ SYNC_S = 20.0
 HAND_OVER_S = 30.0
 """How long a member that leaves a view waits for its snapshot to reach the keeper, who may hang."""
 COORDINATOR_S = 600.0
-"""How long a coordinator may be out of reach, for example while it, or the whole head node, is being restarted. Of one
+"""How long a coordinator may be out of reach, for example while it, or the cluster's GCS, is being restarted. Of one
 that is gone for good `orphans` learns sooner."""
 
 
