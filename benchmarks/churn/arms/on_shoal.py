@@ -1,0 +1,142 @@
+"""Shoal, on a Ray cluster of this machine; a place is a worker that the run may have (`shoal scale`)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from benchmarks.churn.arms.base import Arm, Setup, log_of
+from benchmarks.churn.loop import FINAL
+from benchmarks.churn.workload import CHECKPOINT_EVERY
+from shoal.coordinator.status import MemberStatus, Outcome, RunStatus
+from shoal.launch.api import RunOptions, run_job
+from shoal.launch.supervise import find
+from shoal.run_folder import RunFolder
+from shoal.state.layout import Extent
+from shoal.state.reader import CheckpointReader
+from shoal.tracking.ledger import read
+
+PARTS = ("detect_s", "regroup_s", "state_s", "resume_s", "idle_s")
+
+
+class OnShoal(Arm):
+    """One run. A place that comes is one worker more that it may have, whose process starts then; one that goes takes
+    its process with it and is not to be replaced."""
+
+    def __init__(self, setup: Setup, engine: str, numerics: str) -> None:
+        super().__init__(setup)
+        self.job = setup.workload.job(engine, numerics, len(setup.schedule.first))
+        self.settings = {"numerics": numerics, "checkpoint every": f"{CHECKPOINT_EVERY} steps", "max_failures": -1}
+        self.places = list(setup.schedule.first)
+        self.run_id = ""
+
+    def train(self, conduct: Callable[[], None]) -> None:
+        display = _Display(self, conduct)
+        outcome = run_job(self.job, options=RunOptions(runs_dir=self.setup.folder / "runs"), display=display)
+        if outcome.status == "failed":
+            raise RuntimeError(f"the run failed: {outcome.error}")
+        self._tell(outcome)
+
+    def join(self, slot: str) -> None:
+        self.places.append(slot)
+        self._scale()
+
+    def kill(self, slot: str) -> None:
+        if (worker := self._give_up(slot)) is not None and worker.pid is not None:
+            os.kill(worker.pid, signal.SIGKILL)
+        self._scale()
+
+    def leave(self, slot: str) -> None:
+        if (worker := self._give_up(slot)) is not None:
+            ray.get(self._coordinator().end_worker.remote(worker.member, "leave"))
+        self._scale()
+
+    def _give_up(self, slot: str) -> MemberStatus | None:
+        """The worker in a place, which is no longer one: both are in order of arrival. None: it has not come yet."""
+        at = self.places.index(slot)
+        del self.places[at]
+        workers = sorted(self._members(), key=lambda m: (len(m.member), m.member))
+        there = [m for m in workers if m.state != "leaving"]
+        return there[at] if at < len(there) else None
+
+    def _scale(self) -> None:
+        ray.get(self._coordinator().scale.remote(1, len(self.places)))
+
+    def _coordinator(self) -> Any:
+        return find(self.run_id)
+
+    def pids(self) -> list[int]:
+        return [m.pid for m in self._members() if m.pid is not None]
+
+    def workers(self) -> int:
+        members = [m for m in self._members() if m.rank is not None]
+        return len(members) if all(m.step_s for m in members) else 0
+
+    def steps(self) -> int:
+        return max((m.step or 0 for m in self._members()), default=0)
+
+    def _members(self) -> list[MemberStatus]:
+        return list(ray.get(self._coordinator().members.remote())) if self.run_id else []
+
+    def stop_run(self) -> None:
+        """End at the next boundary."""
+        ray.get(self._coordinator().stop.remote("measured"))
+
+    def _tell(self, outcome: Outcome) -> None:
+        """The run's ledger, in the common form."""
+        log, batch = log_of(self.setup), self.setup.workload.batch
+        counted: set[int] = set()
+        for entry in read(RunFolder(Path(outcome.folder)).ledger)[0]:
+            if entry["kind"] == "commit":
+                log(
+                    "step",
+                    t=entry["time"],
+                    step=entry["step"],
+                    view=str(entry["view"]),
+                    workers=entry["workers"],
+                    step_s=entry["step_s"],
+                )
+            elif entry["kind"] == "change":
+                parts = {name: entry[name] for name in PARTS}
+                log("parts", t=entry["time"], what=entry["what"], **parts)
+                if entry["steps_redone"] and entry["view"] not in counted:
+                    counted.add(entry["view"])
+                    log("redone", t=entry["time"], samples=entry["steps_redone"] * batch)
+        assert outcome.checkpoint is not None, "a run ends with a checkpoint"
+        reader = CheckpointReader(outcome.checkpoint)
+        table = [Extent(p.name, 0, p.numel) for p in reader.manifest.parameters]
+        flat = np.ascontiguousarray(reader.read("param", table).numpy())
+        np.save(self.setup.folder / FINAL, flat)
+        log("end", steps=outcome.step, digest=hashlib.sha256(flat.tobytes()).hexdigest())
+
+
+class _Display:
+    """Starts the conducting once the run trains, and ends the run when all was seen."""
+
+    def __init__(self, arm: OnShoal, conduct: Callable[[], None]) -> None:
+        self._arm, self._conduct, self._begun = arm, conduct, False
+
+    def started(self, info: Mapping[str, Any]) -> None:
+        self._arm.run_id = info["run_id"]
+
+    def status(self, status: RunStatus) -> None:
+        if not self._begun and status.phase == "training":
+            self._begun = True
+            threading.Thread(target=self._conduct, daemon=True).start()
+        if self._arm.setup.stop.is_set() and status.phase != "stopping":
+            self._arm.stop_run()
+
+    def event(self, kind: str, text: str) -> None:
+        print(f"    {kind}: {text}", flush=True)
+
+    def finished(self, outcome: Outcome) -> None:
+        self._arm.setup.stop.set()
+        print(f"    {outcome.status} after {outcome.step} steps", flush=True)
