@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 SET ?=
 
-.PHONY: help train sweep test unit cluster gpu lint churn bench ui clean
+.PHONY: help train sweep test unit cluster gpu lint churn bench bench-churn ui clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 train: $(READY)  ## install, then train the byte-level language model on two workers
 	$(BIN)/shoal train jobs/gpt.py $(foreach s,$(SET),--set $(s))
@@ -41,6 +41,10 @@ bench: $(READY)  ## the measurements behind benchmarks/README.md
 	$(BIN)/python -m benchmarks.reshard
 	$(BIN)/python -m benchmarks.exact
 	$(BIN)/python -m benchmarks.data_efficiency
+
+bench-churn: $(READY)  ## Shoal beside Ray Train, torchrun, torchft and restarts on a real spot trace (half an hour)
+	$(BIN)/python -m benchmarks.churn.torchft_env
+	$(BIN)/python -m benchmarks.churn
 
 sweep: $(READY)  ## find a schedule and a batch size for the language model, in a few minutes
 	$(BIN)/shoal sweep tuning/lr_schedule.py $(foreach s,$(SET),--set $(s))

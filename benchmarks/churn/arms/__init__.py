@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from benchmarks.churn.arms.base import Arm, Setup
 
 ENGINES = ("replicated", "zero1", "zero2", "zero3")
-SHOAL = ("shoal", "shoal-exact", "shoal-zero1", "shoal-zero2", "shoal-zero3")
+SHOAL = ("shoal", "shoal-warm", "shoal-exact", "shoal-zero1", "shoal-zero2", "shoal-zero3")
 PEERS = ("ray-train", "torchrun", "torchft", "restart")
 PLAIN = ("ddp", "zero1", "zero2", "zero3")
 
@@ -26,7 +26,8 @@ def make(name: str, setup: Setup) -> Arm:
         from benchmarks.churn.arms.on_shoal import OnShoal
 
         engine = name.rpartition("-")[2] if name.startswith("shoal-zero") else "replicated"
-        return OnShoal(setup, engine, "exact" if name == "shoal-exact" else "fast")
+        numerics = "exact" if name == "shoal-exact" else "fast"
+        return OnShoal(setup, engine, numerics, warm=name == "shoal-warm")
     if name == "ray-train":
         from benchmarks.churn.arms.ray_train import RayTrain
 

@@ -47,7 +47,7 @@ class Setup:
 class Arm(ABC):
     """One system, training once. Slots are places of one worker each."""
 
-    settings: Mapping[str, Any] = {}
+    settings: dict[str, Any]
     """Those that differ from the system's defaults, for the page."""
     lead_s = 0.0
     """`join` is called so long before its time: what a place needs before it is there (Ray's own processes of a node)
@@ -55,6 +55,7 @@ class Arm(ABC):
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
+        self.settings = {}
         self.exit = ExitStack()
 
     def __enter__(self) -> Arm:

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import ray
@@ -19,11 +19,14 @@ from benchmarks.churn.workload import CHECKPOINT_EVERY
 from shoal.coordinator.status import MemberStatus, Outcome, RunStatus
 from shoal.launch.api import RunOptions, run_job
 from shoal.launch.supervise import find
+from shoal.pool import PoolSpec, open_pool
 from shoal.run_folder import RunFolder
 from shoal.state.layout import Extent
 from shoal.state.reader import CheckpointReader
 from shoal.tracking.ledger import read
 
+SPARE = 2
+"""Processes of the pool beyond the places: for those that were killed and are not replaced yet."""
 PARTS = ("detect_s", "regroup_s", "state_s", "resume_s", "idle_s")
 
 
@@ -31,16 +34,26 @@ class OnShoal(Arm):
     """One run. A place that comes is one worker more that it may have, whose process starts then; one that goes takes
     its process with it and is not to be replaced."""
 
-    def __init__(self, setup: Setup, engine: str, numerics: str) -> None:
+    def __init__(self, setup: Setup, engine: str, numerics: Literal["fast", "exact"], *, warm: bool = False) -> None:
+        """`warm`: a pool has the processes ready, and starts another one in the place of each that was killed."""
         super().__init__(setup)
         self.job = setup.workload.job(engine, numerics, len(setup.schedule.first))
         self.settings = {"numerics": numerics, "checkpoint every": f"{CHECKPOINT_EVERY} steps", "max_failures": -1}
         self.places = list(setup.schedule.first)
         self.run_id = ""
+        self.pool: str | None = None
+        if warm:
+            spec = PoolSpec(workers=setup.most + SPARE, numerics=numerics, sharded=engine != "replicated")
+            pool = self.exit.enter_context(open_pool(spec))
+            pool.warm_up(spec.workers, coordinators=1)
+            self.pool = pool.name
+            self.settings["pool"] = f"{spec.workers} processes"
 
     def train(self, conduct: Callable[[], None]) -> None:
         display = _Display(self, conduct)
-        outcome = run_job(self.job, options=RunOptions(runs_dir=self.setup.folder / "runs"), display=display)
+        outcome = run_job(
+            self.job, options=RunOptions(runs_dir=self.setup.folder / "runs", pool=self.pool), display=display
+        )
         if outcome.status == "failed":
             raise RuntimeError(f"the run failed: {outcome.error}")
         self._tell(outcome)

@@ -41,7 +41,6 @@ class Torchft(ProcessArm):
             "TORCHFT_LIGHTHOUSE": f"http://127.0.0.1:{self.port}",
             "RUST_LOG": "warn",
             "TORCH_CPP_LOG_LEVEL": "ERROR",
-            "PYTHONPATH": str(ROOT),
         }
         worker = ROOT / "benchmarks" / "churn" / "torchft_worker.py"
         return self.launch([str(BIN / "python"), str(worker), str(self.spec), slot], environment, slot)
