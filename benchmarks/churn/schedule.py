@@ -83,7 +83,8 @@ def replay(
     The number of slots is `workers` times the trace's nodes over the most that it ever has, rounded (a half to the even
     number), at least 1. So a change of a few nodes among many is none here, and the rest come as often as there. Of the
     slots that are there when the k-th goes, it is number k modulo their count in order of arrival: old and new ones in
-    turn. `until_s`: only so many seconds of the replay.
+    turn. `until_s`: only so many seconds of the replay. At its end all slots come, so that runs are finished sooner:
+    that is no part of what is measured.
     """
     counts = _counts(trace)
     most = max(n for _, n in counts)
@@ -106,7 +107,9 @@ def replay(
         if moment == 0:
             first, actions = tuple(there), []
     whole = (counts[-1][0] - counts[0][0]) / faster
-    return Schedule(name, first, tuple(actions), whole if until_s is None else min(whole, until_s))
+    length = whole if until_s is None else min(whole, until_s)
+    actions += [Action(length, "join", f"slot{came + i}") for i in range(workers - len(there))]
+    return Schedule(name, first, tuple(actions), length)
 
 
 def one_by_one(name: str, trace: Sequence[Change]) -> Schedule:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,29 +106,36 @@ class OnShoal(Arm):
     def _tell(self, outcome: Outcome) -> None:
         """The run's ledger, in the common form."""
         log, batch = log_of(self.setup), self.setup.workload.batch
-        counted: set[int] = set()
-        for entry in read(RunFolder(Path(outcome.folder)).ledger)[0]:
-            if entry["kind"] == "commit":
-                log(
-                    "step",
-                    t=entry["time"],
-                    step=entry["step"],
-                    view=str(entry["view"]),
-                    workers=entry["workers"],
-                    step_s=entry["step_s"],
-                )
-            elif entry["kind"] == "change":
-                parts = {name: entry[name] for name in PARTS}
-                log("parts", t=entry["time"], what=entry["what"], **parts)
-                if entry["steps_redone"] and entry["view"] not in counted:
-                    counted.add(entry["view"])
-                    log("redone", t=entry["time"], samples=entry["steps_redone"] * batch)
+        for event in events(read(RunFolder(Path(outcome.folder)).ledger)[0], batch):
+            log(**event)
         assert outcome.checkpoint is not None, "a run ends with a checkpoint"
         reader = CheckpointReader(outcome.checkpoint)
         table = [Extent(p.name, 0, p.numel) for p in reader.manifest.parameters]
         flat = np.ascontiguousarray(reader.read("param", table).numpy())
         np.save(self.setup.folder / FINAL, flat)
         log("end", steps=outcome.step, digest=hashlib.sha256(flat.tobytes()).hexdigest())
+
+
+def events(ledger: Sequence[Mapping[str, Any]], batch: int) -> Iterator[dict[str, Any]]:
+    """A ledger in the common form. Pure."""
+    told: set[int] = set()
+    committed = voided = 0
+    for entry in ledger:
+        t = entry["time"]
+        if entry["kind"] == "commit":
+            committed = entry["step"]
+            fields = {"step": committed, "view": str(entry["view"]), "workers": entry["workers"]}
+            yield {"kind": "step", "t": t, **fields, "step_s": entry["step_s"]}
+        elif entry["kind"] == "resume":
+            # Commits that it takes back come a second time, and are counted as repeated by that.
+            voided, committed = committed - entry["from_step"], entry["from_step"]
+        elif entry["kind"] == "change":
+            yield {"kind": "parts", "t": t, "what": entry["what"], **{name: entry[name] for name in PARTS}}
+            if entry["view"] not in told:
+                told.add(entry["view"])
+                redone, voided = max(0, entry["steps_redone"] - voided), 0
+                if redone:
+                    yield {"kind": "redone", "t": t, "samples": redone * batch}
 
 
 class _Display:
