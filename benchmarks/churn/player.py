@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from benchmarks.churn.arms.base import Arm
 from benchmarks.churn.eventlog import EventLog
@@ -33,12 +33,6 @@ def play(arm: Arm, log: EventLog) -> None:
         arm.setup.stop.set()
 
 
-def due(actions: Sequence[Action], lead_s: float) -> list[tuple[float, Action, bool]]:
-    """(second, action, whether it is begun then, or over) in order: a join is begun `lead_s` before it is due. Pure."""
-    moments = [(a.at_s - lead_s * (a.what == "join"), a, True) for a in actions]
-    return sorted(moments + [(a.at_s, a, False) for a in actions], key=lambda m: m[0])
-
-
 def _ready(arm: Arm, log: EventLog) -> None:
     workers = arm.begins_with
     _wait(lambda: arm.workers() == workers, f"{workers} workers at the beginning")
@@ -49,13 +43,11 @@ def _ready(arm: Arm, log: EventLog) -> None:
 
 def _on_time(arm: Arm, log: EventLog) -> None:
     begin = time.time()
-    for at, action, begins in due(arm.setup.schedule.actions, arm.lead_s):
-        if arm.setup.stop.wait(max(0.0, begin + at - time.time())):
+    for action in arm.setup.schedule.actions:
+        if arm.setup.stop.wait(max(0.0, begin + action.at_s - time.time())):
             return
-        if begins:
-            _act(arm, action)
-        else:
-            log(action.what, slot=action.slot, at=action.at_s)
+        log(action.what, slot=action.slot, at=action.at_s)
+        _act(arm, action)
 
 
 def _one_by_one(arm: Arm, log: EventLog, workers: int) -> None:

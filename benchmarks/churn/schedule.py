@@ -75,16 +75,13 @@ def read_trace(path: Path) -> list[Change]:
     return sorted(changes, key=lambda c: c.at_s)
 
 
-def replay(
-    name: str, trace: Sequence[Change], *, workers: int, faster: float, until_s: float | None = None
-) -> Schedule:
+def replay(name: str, trace: Sequence[Change], *, workers: int, faster: float) -> Schedule:
     """The trace at `faster` times its speed on at most `workers` slots.
 
     The number of slots is `workers` times the trace's nodes over the most that it ever has, rounded (a half to the even
     number), at least 1. So a change of a few nodes among many is none here, and the rest come as often as there. Of the
     slots that are there when the k-th goes, it is number k modulo their count in order of arrival: old and new ones in
-    turn. `until_s`: only so many seconds of the replay. At its end all slots come, so that runs are finished sooner:
-    that is no part of what is measured.
+    turn. At its end all slots come, so that runs are finished sooner: that is no part of what is measured.
     """
     counts = _counts(trace)
     most = max(n for _, n in counts)
@@ -95,8 +92,6 @@ def replay(
     for at, nodes in counts:
         wanted = max(1, round(workers * nodes / most))
         moment = (at - counts[0][0]) / faster
-        if until_s is not None and moment > until_s:
-            break
         while len(there) < wanted:
             there.append(f"slot{came}")
             actions.append(Action(moment, "join", there[-1]))
@@ -106,8 +101,7 @@ def replay(
             went += 1
         if moment == 0:
             first, actions = tuple(there), []
-    whole = (counts[-1][0] - counts[0][0]) / faster
-    length = whole if until_s is None else min(whole, until_s)
+    length = (counts[-1][0] - counts[0][0]) / faster
     actions += [Action(length, "join", f"slot{came + i}") for i in range(workers - len(there))]
     return Schedule(name, first, tuple(actions), length)
 

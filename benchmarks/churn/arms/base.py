@@ -49,9 +49,6 @@ class Arm(ABC):
 
     settings: dict[str, Any]
     """Those that differ from the system's defaults, for the page."""
-    lead_s = 0.0
-    """`join` is called so long before its time: what a place needs before it is there (Ray's own processes of a node)
-    is not the training's to wait for."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup

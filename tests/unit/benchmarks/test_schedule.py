@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from benchmarks.churn.player import due
 from benchmarks.churn.schedule import TRACES, Action, Change, one_by_one, read_trace, replay, schedule
 
 pytestmark = pytest.mark.unit
@@ -45,11 +44,6 @@ def test_old_and_new_ones_go_in_turn_and_no_slot_comes_twice() -> None:
     assert len(set(joined)) == len(joined)
 
 
-def test_only_a_stretch() -> None:
-    plan = replay("t", trace((0, 16), (60, 32), (120, 16)), workers=4, faster=10, until_s=7)
-    assert (plan.sizes()[-1], plan.length_s) == ((6, 4), 7)
-
-
 def test_the_real_trace() -> None:
     """What the page says of it."""
     plan = schedule("p3", 4)
@@ -77,9 +71,3 @@ def test_a_wrong_line_is_named(tmp_path: Path) -> None:
     path.write_text("0,add,a\n1,reboot,a\n")
     with pytest.raises(ValueError, match=r"t.csv:2: '1,reboot,a' is not milliseconds,add\|remove\|notice,node"):
         read_trace(path)
-
-
-def test_a_join_begins_ahead_and_is_told_when_it_is_due() -> None:
-    join, kill = Action(5, "join", "a"), Action(3, "kill", "b")
-    assert due([kill, join], lead_s=4) == [(1, join, True), (3, kill, True), (3, kill, False), (5, join, False)]
-    assert due([kill, join], lead_s=0) == [(3, kill, True), (3, kill, False), (5, join, True), (5, join, False)]
