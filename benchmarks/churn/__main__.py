@@ -1,6 +1,6 @@
 """Run the churn benchmark, or a part of it, and make its page.
 
-    python -m benchmarks.churn                                            everything once, and the page
+    python -m benchmarks.churn                                            the usual arms once, and the page
     python -m benchmarks.churn --arms shoal ray-train --traces p3 --n 2   two more runs of these, and the page of all
     python -m benchmarks.churn --page                                     only the page, of the logs that are kept
 
@@ -43,6 +43,8 @@ LIMIT_S = 240
 MARK = "SHOAL_CHURN_RUN"
 """In the environment of all processes of a run: its folder."""
 TRACES = ("calm", "p3", "one-by-one")
+DEFAULT = ["ddp", "zero2", "shoal", "shoal-warm", "shoal-exact", "shoal-zero2", *PEERS]
+"""What half an hour is enough for; the other stages are there by name."""
 
 
 def combinations(arms: list[str], traces: list[str]) -> Iterator[tuple[str, str]]:
@@ -104,7 +106,7 @@ def end_marked(folder: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arms", nargs="+", choices=[*PLAIN, *SHOAL, *PEERS], default=[*PLAIN, *SHOAL, *PEERS])
+    parser.add_argument("--arms", nargs="+", choices=[*PLAIN, *SHOAL, *PEERS], default=DEFAULT)
     parser.add_argument("--traces", nargs="+", choices=TRACES, default=list(TRACES))
     parser.add_argument("--n", type=int, default=1)
     parser.add_argument("--steps", type=int, default=Workload.steps)

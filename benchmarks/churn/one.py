@@ -23,7 +23,7 @@ from benchmarks.churn.schedule import schedule
 from benchmarks.churn.workload import Workload
 
 MEMORY_EVERY_S = 2.0
-LONGEST_S = 170.0
+LONGEST_S = 120.0
 """An arm that has not done its steps by then is broken off; its log is kept."""
 WORKERS = 4
 
