@@ -15,9 +15,11 @@ from shoal.membership.recovery import Choice, Remembered
 from shoal.membership.stragglers import cuts_for, pace, relative
 from shoal.membership.view import MemberId, View
 
-HASTE_S = 10.0
-"""Whoever has no more time than this left leaves at the next boundary: a change may take seconds, and so may a
-checkpoint if nobody stays."""
+HASTE_S = 12.0
+"""Beside what a leave is known to take: a host that is about to go may be slow, a clock wrong, and if nobody stays, a
+checkpoint is written."""
+TO_BOUNDARY = 3
+"""Steps until a view ends: the one being computed, and the two that are leased ahead."""
 WORTH = 2.0
 """A change that nobody is forced to must save this many times what changes have cost so far: what is left of the run is
 an estimate, and one change is often followed by the next."""
@@ -173,7 +175,12 @@ def _staying(s: Situation) -> list[MemberId]:
 
 def _can_wait(s: Situation, leaves: Collection[MemberId]) -> bool:
     time = {r.member: r.stays_s for r in s.ready if r.leaving is not None}
-    return all(time.get(m, 0.0) > HASTE_S for m in leaves)
+    return all(time.get(m, 0.0) > leaves_before_s(s) for m in leaves)
+
+
+def leaves_before_s(s: Situation) -> float:
+    """Who must go leaves so many seconds before it must, whether others can take its place or not."""
+    return HASTE_S + s.resize_cost_s + TO_BOUNDARY * (s.step_s or 0.0)
 
 
 def _crew(s: Situation, staying: Sequence[MemberId]) -> tuple[MemberId, ...]:
