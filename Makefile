@@ -41,6 +41,7 @@ bench: $(READY)  ## the measurements behind benchmarks/README.md
 	$(BIN)/python -m benchmarks.reshard
 	$(BIN)/python -m benchmarks.exact
 	$(BIN)/python -m benchmarks.data_efficiency
+	$(BIN)/python -m benchmarks.sweep
 
 sweep: $(READY)  ## find a schedule and a batch size for the language model, in a few minutes
 	$(BIN)/shoal sweep tuning/lr_schedule.py $(foreach s,$(SET),--set $(s))
