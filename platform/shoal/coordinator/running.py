@@ -50,6 +50,7 @@ class Running:
         """Members that were cut out here, and why."""
         self.broken_at: float | None = None
         self._plan = plan
+        self._broken_up = asyncio.Event()
         self._steps: deque[float] = deque(maxlen=RECENT)
         self._waited: deque[float] = deque(maxlen=RECENT)
         self._sent: deque[float] = deque(maxlen=RECENT)
@@ -120,21 +121,24 @@ class Running:
     ) -> dict[MemberId, ViewEnd | BaseException]:
         """Wait until the view is over for every member, and how it ended for each.
 
-        As soon as one is out too early, all others are cut loose, for they can only wait for it. Who does not come out
-        in time is killed.
+        As soon as one is out too early, or the view is broken up, all others are cut loose, for they can only wait.
+        Who does not come out in time is killed.
         """
-        tasks: dict[asyncio.Future[ViewEnd | BaseException], MemberId] = {
+        tasks: dict[asyncio.Future[Any], MemberId] = {
             asyncio.ensure_future(_result(ref)): member for member, ref in refs.items()
         }
-        pending: set[asyncio.Future[ViewEnd | BaseException]] = set(tasks)
+        pending: set[asyncio.Future[Any]] = set(tasks)
+        broken_up: asyncio.Future[Any] = asyncio.ensure_future(self._broken_up.wait())
         found: dict[MemberId, ViewEnd | BaseException] = {}
         deadline: float | None = None
         killed = False
         while pending:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            found.update({tasks[t]: t.result() for t in done})
-            if deadline is None and any(_too_early(t.result()) for t in done):
+            awaited = pending | {broken_up} if deadline is None else pending
+            done, _ = await asyncio.wait(awaited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            pending -= done
+            found.update({tasks[t]: t.result() for t in done if t in tasks})
+            if deadline is None and (broken_up in done or any(_too_early(t.result()) for t in done)):
                 self.broken_at = time.monotonic()
                 self.cut({m: actors[m] for t in pending if (m := tasks[t]) in actors})
                 deadline = self.broken_at + max(OUT_S, 3 * (self.step_s or 0.0))
@@ -147,7 +151,12 @@ class Running:
                 for member in late if not killed else ():
                     kill(member, f"did not come out of view {self.number} after it broke")
                 killed, deadline = True, time.monotonic() + GONE_S
+        broken_up.cancel()
         return found
+
+    def break_up(self) -> None:
+        """End the view: no member gets on, and nothing tells whose fault it is."""
+        self._broken_up.set()
 
     def cut(self, actors: Mapping[MemberId, Any]) -> None:
         """Make whatever these members wait for in this view fail at once."""
