@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,20 +13,15 @@ from shoal.coordinator.plan import RunPlan
 from shoal.coordinator.watch import Pulse
 from shoal.errors import WorkerLost
 from shoal.membership.commits import Tally
-from shoal.membership.leasing import EndKind, Leasing, horizon
+from shoal.membership.leasing import AHEAD_S, MOST_STEPS_APART, EndKind, Leasing, horizon, steps_apart
 from shoal.membership.messages import Entered, Grant, Reports, Source, ViewEnd
 from shoal.membership.stragglers import Paces
 from shoal.membership.view import MemberId
 
-AHEAD_S = 0.75
-"""How far steps are leased beyond those at hand: the time between two words of a member, and a slow answer."""
 OUT_S = 5.0
 """How long a member that was cut loose may take to come out of a step, or three steps if those are longer."""
 GONE_S = 1.0
 """A member that was killed counts as gone after this long, whether its death was seen or not."""
-SNAPSHOT_SHARE = 0.02
-"""Part of the time that snapshots may take if the job does not fix their number."""
-MOST_STEPS_APART = 100
 RECENT = 20
 
 
@@ -107,8 +101,7 @@ class Running:
             return fixed
         if not (self._waited and self._sent and self.step_s):
             return MOST_STEPS_APART
-        cost = fmean(self._waited) + fmean(self._sent)
-        return max(1, min(MOST_STEPS_APART, math.ceil(cost / (SNAPSHOT_SHARE * self.step_s))))
+        return steps_apart(fmean(self._waited) + fmean(self._sent), self.step_s)
 
     def _note_costs(self, reports: Reports) -> None:
         """What training waited for, and what was computed beside it, which takes as much where no core is to spare."""

@@ -16,13 +16,14 @@ from shoal.coordinator.feeding import Feeding
 from shoal.coordinator.running import Running
 from shoal.coordinator.scene import Scene
 from shoal.coordinator.watch import cause_of
+from shoal.membership.buddies import buddies
 from shoal.membership.commits import Progressed
 from shoal.membership.decisions import Form, change_wanted
 from shoal.membership.leasing import Due, EndKind
 from shoal.membership.losses import NEVER_CHARGED, Cause, explain
 from shoal.membership.messages import Fresh, Grant, InMemory, Reports, Stored, ViewEnd, ViewOrder
 from shoal.membership.phases import Phase
-from shoal.membership.recovery import Formed, buddies
+from shoal.membership.recovery import Formed
 from shoal.membership.view import MemberId, View
 from shoal.ray_compat import draining_nodes
 from shoal.tracking.changes import describe

@@ -13,6 +13,11 @@ from shoal.membership.view import Lease, MemberId, View, lease
 LEAST_AHEAD = 2
 """Steps leased beyond the last reported one: one that runs and one that is being loaded."""
 MOST_AHEAD = 64
+AHEAD_S = 0.75
+"""How far steps are leased beyond those at hand: the time between two words of a member, and a slow answer."""
+SNAPSHOT_SHARE = 0.02
+"""Part of the time that snapshots may take if the job does not fix their number."""
+MOST_STEPS_APART = 100
 
 
 class EndKind(str, Enum):
@@ -84,6 +89,11 @@ def horizon(reported: int, step_s: float | None, *, ahead_s: float) -> int:
     """
     ahead = min(MOST_AHEAD, ahead_s / step_s) if step_s else 0
     return reported + min(MOST_AHEAD, LEAST_AHEAD + ceil(ahead))
+
+
+def steps_apart(cost_s: float, step_s: float) -> int:
+    """Steps from one snapshot to the next: as few as cost SNAPSHOT_SHARE of the time if one takes `cost_s` seconds."""
+    return max(1, min(MOST_STEPS_APART, ceil(cost_s / (SNAPSHOT_SHARE * step_s))))
 
 
 class Leasing:
