@@ -20,6 +20,7 @@ class Costs:
     utilisation: float = 0.4
     device_flops: float = 312e12
     shard_s: float | None = None
+    at_once: float | None = None
     bandwidth: float = 6.25e9
     exchange: float = 0.5
     host_copy: float = 10e9
@@ -48,7 +49,9 @@ class Costs:
                 raise ConfigError(f"{name}={getattr(self, name):g} is a share, so at most 1: {MEANING[name][0]}")
 
 
-_POSITIVE = frozenset({"utilisation", "device_flops", "shard_s", "bandwidth", "exchange", "host_copy", "storage"})
+_POSITIVE = frozenset(
+    {"utilisation", "device_flops", "shard_s", "at_once", "bandwidth", "exchange", "host_copy", "storage"}
+)
 
 MEANING: Mapping[str, tuple[str, str]] = {
     "utilisation": (
@@ -57,6 +60,10 @@ MEANING: Mapping[str, tuple[str, str]] = {
     ),
     "device_flops": ("floating point operations per second of a worker", "NVIDIA A100, bf16, data sheet"),
     "shard_s": ("seconds of one virtual shard on one worker", "6 x parameters x tokens / (utilisation x device_flops)"),
+    "at_once": (
+        "workers that can compute at the same time",
+        "all of them; fewer where several share processors, as in this project's own measurements",
+    ),
     "bandwidth": (
         "bytes per second into one worker from others",
         "p4d.24xlarge: 400 Gbit/s among 8 GPUs, AWS",

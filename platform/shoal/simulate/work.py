@@ -47,8 +47,9 @@ class Work:
         return flops / (self.costs.utilisation * self.costs.device_flops)
 
     def step_s(self, members: int) -> float:
-        """Seconds of a step: the members with most virtual shards decide."""
-        return ceil(self.virtual_shards / members) * self.shard_s
+        """Seconds of a step: the members with most virtual shards decide, or the processors that they share."""
+        rounds = ceil(self.virtual_shards / members)
+        return max(rounds, self.virtual_shards / (self.costs.at_once or members)) * self.shard_s
 
     @property
     def even_s(self) -> float:
