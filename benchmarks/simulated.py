@@ -180,12 +180,13 @@ class Real:
 
     @property
     def step_s(self) -> float:
-        """Of undisturbed steps: nobody is starting, and the view is not new."""
-        begin, _ = self.events.window
-        first = min(at for at, _, _ in self.events.gone)
-        return statistics.median(
-            e["step_s"] for e in self.entries if e["kind"] == "commit" and begin <= e["time"] < first
-        )
+        """Of undisturbed steps: all are there, nobody is starting, and the view is not new."""
+        begin, end = self.events.window
+        busy = [(at, self.events.ready.get(m, at) + 1.0) for m, at in self.events.began.items()]
+        commits = [e for e in self.entries if e["kind"] == "commit" and begin <= e["time"] <= end]
+        settled = [e for e, earlier in zip(commits[3:], commits, strict=False) if earlier["view"] == e["view"]]
+        calm = [e for e in settled if not any(a <= e["time"] <= b for a, b in busy)]
+        return statistics.median(e["step_s"] for e in calm if e["workers"] == WORKERS)
 
     @property
     def start_s(self) -> float:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from statistics import fmean, median
 from typing import Any
 
@@ -47,7 +48,7 @@ class Running:
         self._steps: deque[float] = deque(maxlen=RECENT)
         self._waited: deque[float] = deque(maxlen=RECENT)
         self._sent: deque[float] = deque(maxlen=RECENT)
-        self._shards = {m: len(view.shards(m, plan.job.batch.virtual_shards)) for m in view.members}
+        self._shards = {m: len(its) for m, its in view.divided(plan.job.batch.virtual_shards).items()}
 
     @property
     def number(self) -> int:
@@ -120,12 +121,16 @@ class Running:
             asyncio.ensure_future(_result(ref)): member for member, ref in refs.items()
         }
         pending: set[asyncio.Future[ViewEnd | BaseException]] = set(tasks)
+        out: asyncio.Queue[asyncio.Future[ViewEnd | BaseException]] = asyncio.Queue()
+        for task in tasks:
+            task.add_done_callback(out.put_nowait)
         found: dict[MemberId, ViewEnd | BaseException] = {}
         deadline: float | None = None
         killed = False
         while pending:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            done = await _next_of(out, left)
+            pending -= done
             found.update({tasks[t]: t.result() for t in done})
             if deadline is None and any(_too_early(t.result()) for t in done):
                 self.broken_at = time.monotonic()
@@ -146,6 +151,18 @@ class Running:
         """Make whatever these members wait for in this view fail at once."""
         for actor in actors.values():
             actor.cut.remote(self._plan.key, self.number)
+
+
+async def _next_of(
+    out: asyncio.Queue[asyncio.Future[ViewEnd | BaseException]], timeout_s: float | None
+) -> set[asyncio.Future[ViewEnd | BaseException]]:
+    """Those that are out by now; waits for one, but not for longer than `timeout_s`. Looks at no other."""
+    done = set()
+    with suppress(asyncio.TimeoutError):
+        done.add(await asyncio.wait_for(out.get(), timeout_s))
+    while not out.empty():
+        done.add(out.get_nowait())
+    return done
 
 
 def tally_of(plan: RunPlan, leasing: Leasing) -> Tally:

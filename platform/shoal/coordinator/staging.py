@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -177,7 +178,7 @@ class Stage:
         keepers = self._keepers(view) if running.sharded else {}
         first = scene.crew.hands[view.members[0]].facts
         assert first is not None, "only workers that are ready are in a view"
-        links = Links(ray.get_runtime_context().current_actor, self._feeding.feed, dict(actors))
+        links = partial(Links, ray.get_runtime_context().current_actor, self._feeding.feed)
         orders = {
             m: ViewOrder(
                 view,
@@ -190,7 +191,9 @@ class Stage:
             )
             for m in view.members
         }
-        return {m: actors[m].run_view.remote(self._scene.plan.key, order, links) for m, order in orders.items()}
+        # To each only what it needs: orders with the handles of all would take a second for some hundred members.
+        known = {m: {k: actors[k]} if (k := keepers.get(m)) is not None else {} for m in orders}
+        return {m: actors[m].run_view.remote(scene.plan.key, order, links(known[m])) for m, order in orders.items()}
 
     def let_go(self, members: Collection[MemberId]) -> None:
         """End the workers that are to leave and are not among `members`."""

@@ -111,6 +111,7 @@ class Leasing:
         self.end: End | None = None
         self._told = False
         self._given = dict.fromkeys(view.members, first_step - 1)
+        self._shards = view.divided(plan.virtual_shards)
         self._snapshots: set[int] = set()
         self._last_snapshot = first_step - 1
         last = plan.course.last
@@ -180,7 +181,9 @@ class Leasing:
         self._told = self._told or self.end is not None
         first, self._given[member] = self._given[member] + 1, self.leased_until
         taken = tuple(self._flagged(self._lease(member, s)) for s in range(first, self.leased_until + 1))
-        self._snapshots -= {s for s in self._snapshots if s <= min(self._given.values())}
+        if len(self._snapshots) > 2 * MOST_AHEAD:  # seldom: it looks at all members
+            told = min(self._given.values())
+            self._snapshots = {s for s in self._snapshots if s > told}
         return taken
 
     def last_due(self, step: int) -> LastDue:
@@ -195,7 +198,8 @@ class Leasing:
         )
 
     def _lease(self, member: MemberId, step: int) -> Lease:
-        return lease(self.view, member, step, course=self.plan.course, virtual_shards=self.plan.virtual_shards)
+        mine, plan = self._shards[member], self.plan
+        return lease(self.view.number, mine, step, course=plan.course, virtual_shards=plan.virtual_shards)
 
     def _flagged(self, given: Lease) -> Lease:
         # What follows the very last step is said by `End`, once, so that the two can never disagree.
