@@ -2,6 +2,7 @@
 
 python -m benchmarks.control_plane [--members 8 32 128 512 1000] [--step 0.25] [--seconds 15] [--events 3]
 python -m benchmarks.control_plane --profile --members 512      where the coordinator's time goes
+python -m benchmarks.control_plane --into FILE                  in pieces, then: --show FILE
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 
 import shoal
+from benchmarks.common import RESULTS, machine, spread, write_result
+from benchmarks.driven import Driven
 from benchmarks.dummies import DummyFeed, DummyPool, DummyShell, Host, Watched, handles
 from shoal.launch.api import RunOptions
 from shoal.launch.cluster import Local, connect
@@ -189,26 +193,119 @@ def measure(members: int, step_s: float, seconds: float, events: int) -> Found:
         return found
 
 
+# How long it is -------------------------------------------------------------------------------------------------------
+
+
+def by_length(members: int, steps: int, parts: int = 10) -> list[tuple[int, float, float]]:
+    """A run of so many steps without Ray: after each part of it (step, microseconds of a step and member, MB)."""
+    found = []
+    with tempfile.TemporaryDirectory() as root:
+        driven = Driven(members, Path(root))
+        for part in range(1, parts + 1):
+            begun, first = time.process_time(), driven.book.committed
+            while driven.book.committed < steps * part // parts:
+                driven.beat(16)
+            took = (time.process_time() - begun) / (driven.book.committed - first) / members
+            found.append((driven.book.committed, 1e6 * took, psutil.Process().memory_info().rss / 1e6))
+    return found
+
+
+# What is shown --------------------------------------------------------------------------------------------------------
+
+
+def row(found: Found) -> str:
+    """One line of the table."""
+    kinds = ("loss", "join", "leave")
+    changes = " | ".join(spread(found.changes[k], 2) if found.changes.get(k) else "" for k in kinds)
+    return (
+        f"| {found.members} | {found.start_s:.1f} | {found.steps_per_s:.2f} of {found.asked_per_s:g} "
+        f"| {found.words_per_s:.0f} | {100 * found.cpu:.0f} % | {found.cpu_per_step_ms:.1f} "
+        f"| {1e3 * found.cpu_per_step_ms / found.members:.0f} | {found.answer_ms[0]:.0f} / {found.answer_ms[1]:.0f} "
+        f"| {changes} | {found.rss_mb:.0f} | {100 * found.host_cpu:.0f} % |"
+    )
+
+
+HEAD = (
+    "| members | first commit s | steps/s | words/s | coordinator's core | CPU ms per step | CPU us by members "
+    "| answer ms (median / 99 %) | loss s | join s | leave s | MB | dummies' core |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
+)
+
+
+def show(found: list[Found], before: list[Found], lengths: list[tuple[int, float, float]]) -> None:
+    """The page, and the picture in it."""
+    picture(found, before)
+    text = (
+        f"# How the coordinator's work grows\n\n{machine()}\n\n"
+        f"Members without torch that speak the workers' protocol, in one process; the coordinator is the real one, in "
+        f"its own. A step takes a member {1 / found[0].asked_per_s:g} s; ZeRO 1, a copy each 10 steps, "
+        f"{PER_NODE} members on a node. Changes: from the event to the first commit after it, one step included. "
+        f"Members form no group and move no state.\n\n{HEAD}" + "\n".join(map(row, found)) + "\n"
+    )
+    if before:
+        text += f"\nBefore the mends of the same day:\n\n{HEAD}" + "\n".join(map(row, before)) + "\n"
+    text += "\n![growth](control_plane.png)\n"
+    if lengths:
+        text += "\nOver the length of a run, 4 members, without Ray (the dummies' side included):\n\n"
+        text += "| steps committed | us per step and member | MB of the process |\n|---|---|---|\n"
+        text += "\n".join(f"| {step} | {us:.0f} | {mb:.0f} |" for step, us, mb in lengths) + "\n"
+    write_result("control_plane", text)
+
+
+def picture(found: list[Found], before: list[Found]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    for runs, style, name in ((found, "o-", ""), (before, "x--", ", before")):
+        if not runs:
+            continue
+        sizes = [f.members for f in runs]
+        left.plot(sizes, [f.cpu_per_step_ms for f in runs], style, label=f"coordinator{name}")
+        for kind in ("loss", "join", "leave"):
+            right.plot(sizes, [statistics.median(f.changes[kind]) for f in runs], style, label=f"{kind}{name}")
+    for axes, title in ((left, "CPU ms of a step"), (right, "s from the event to the next commit")):
+        axes.set(xscale="log", yscale="log", xlabel="members", title=title)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(RESULTS / "control_plane.png", dpi=100)
+
+
+def load(path: Path | None) -> list[Found]:
+    if path is None:
+        return []
+    return [Found(**json.loads(line)) for line in path.read_text().splitlines()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--members", type=int, nargs="+", default=[8, 32, 128, 512, 1000])
     parser.add_argument("--step", type=float, default=0.25)
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--events", type=int, default=3)
+    parser.add_argument("--length", type=int, default=100_000, help="steps of the long run without Ray; 0: none")
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--into", type=Path, help="append what is found to this file, one JSON object per size")
+    parser.add_argument("--into", type=Path, help="append what is found to this file and write no page")
+    parser.add_argument("--show", type=Path, help="measure nothing: the page of what was found so")
+    parser.add_argument("--before", type=Path, help="for the page: what was found so with an earlier version")
     options = parser.parse_args()
-    for members in options.members:
+    found = load(options.show)
+    for members in options.members if options.show is None else ():
         if options.profile:
             with running(members, options.step) as (bench, took):
                 print(f"{members} members: {took:.1f} s until the first commit")
-                print(ray.get(bench.coordinator.profile.remote(options.seconds)))
+                print(ray.get(bench.coordinator.profile.remote(options.seconds)), flush=True)
             continue
-        found = measure(members, options.step, options.seconds, options.events)
-        print(json.dumps(asdict(found)), flush=True)
+        found.append(measure(members, options.step, options.seconds, options.events))
+        print(json.dumps(asdict(found[-1])), flush=True)
         if options.into:
             with open(options.into, "a") as file:
-                file.write(json.dumps(asdict(found)) + "\n")
+                file.write(json.dumps(asdict(found[-1])) + "\n")
+    if options.into is None and not options.profile:
+        show(found, load(options.before), by_length(4, options.length) if options.length else [])
 
 
 if __name__ == "__main__":
