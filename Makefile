@@ -41,6 +41,7 @@ bench: $(READY)  ## the measurements behind benchmarks/README.md
 	$(BIN)/python -m benchmarks.reshard
 	$(BIN)/python -m benchmarks.exact
 	$(BIN)/python -m benchmarks.data_efficiency
+	$(BIN)/python -m benchmarks.sweep
 
 bench-churn: $(READY)  ## Shoal beside Ray Train, torchrun, torchft and restarts on a real spot trace (half an hour)
 	$(BIN)/python -m benchmarks.churn.torchft_env

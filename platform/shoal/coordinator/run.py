@@ -17,6 +17,7 @@ from shoal import logs
 from shoal.coordinator import control
 from shoal.coordinator.concluding import Ended, conclude
 from shoal.coordinator.feeding import Feeding
+from shoal.coordinator.leaving import look_for_notices
 from shoal.coordinator.panel import Panel
 from shoal.coordinator.plan import RunPlan
 from shoal.coordinator.reviving import revive
@@ -25,7 +26,7 @@ from shoal.coordinator.sharing import Sharing
 from shoal.coordinator.staging import Stage
 from shoal.coordinator.status import MemberStatus, RunStatus
 from shoal.coordinator.watch import cause_of
-from shoal.errors import ShoalError
+from shoal.errors import ShoalError, WorkerLost
 from shoal.membership.decisions import Conclude, Form, Wait, next_view
 from shoal.membership.losses import Cause, Fail, Loss
 from shoal.membership.messages import Grant, Reports
@@ -127,6 +128,13 @@ class Run:
         grant = self._stage.hear(reports, self._incarnation)
         self._feeding.release(self._scene.book.committed)
         return grant
+
+    def actor_of(self, member: MemberId) -> Any:
+        """Raises WorkerLost for a worker that is gone."""
+        hand = self._scene.crew.hands.get(member)
+        if hand is None:
+            raise WorkerLost(f"worker {member} is gone")
+        return hand.actor
 
     # The run -------------------------------------------------------------------------------------------------------
 
@@ -241,7 +249,7 @@ class Run:
                 self._scene.book.look_after()
                 self._panel.show()
                 if self._looking is None or self._looking.done():  # not waited for: without a GCS there is no answer
-                    self._looking = asyncio.ensure_future(self._stage.look_for_notices())
+                    self._looking = asyncio.ensure_future(look_for_notices(self._scene))
                     self._looking.add_done_callback(self._background_ended)
                 self._stage.read_meters()
                 await self._mind_submitter(now)

@@ -81,7 +81,10 @@ class Estate:
 class Life:
     """What exists for one member as long as one view does."""
 
-    def __init__(self, order: ViewOrder, links: Links, outfit: Outfit, job: Job, estate: Estate) -> None:
+    def __init__(
+        self, order: ViewOrder, links: Links, outfit: Outfit, job: Job, estate: Estate, leave: Callable[[], None]
+    ) -> None:
+        """`leave` cuts this view from any thread; called when the run has gone on without it."""
         self.order = order
         self._estate = estate
         self._links, self._outfit, self._job = links, outfit, job
@@ -95,6 +98,7 @@ class Life:
         self._courier.poll = self._poll
         self._courier.reading = estate.reading
         self._courier.leaving = estate.leaving
+        self._courier.leave = leave
 
     @property
     def told(self) -> Told:
@@ -237,7 +241,10 @@ class Life:
         if to is None:
             return 0.0
         name = Held(self.order.member, self.order.view.number, step)
-        return ray.get(self._links.peers[to].keep.remote(self._outfit.run, name, parcel))
+        actor = self._links.keepers.get(to)
+        if actor is None:  # at the view's end, and seldom: another one keeps the copy
+            actor = ray.get(self._links.coordinator.keeper.remote(self._outfit.run, to), timeout=SYNC_S)
+        return ray.get(actor.keep.remote(self._outfit.run, name, parcel))
 
     def _export(self, engine: Any) -> None:
         parameters = engine.full_parameters()

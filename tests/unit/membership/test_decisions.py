@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from shoal.membership.decisions import (
     HASTE_S,
+    TO_BOUNDARY,
     Change,
     Conclude,
     Form,
@@ -17,6 +18,7 @@ from shoal.membership.decisions import (
     Standing,
     Wait,
     change_wanted,
+    left_s,
     next_view,
 )
 from shoal.membership.losses import Fail, Recover
@@ -229,15 +231,36 @@ def test_who_may_still_stay_trains_until_others_can_take_its_place() -> None:
     def wanted(members: str, stays_s: float, **more: Any) -> Change | None:
         return change(ready=ready(*members, leaving="ab", stays_s=stays_s), last=last, step_s=None, **more)
 
-    assert wanted("ab", HASTE_S + 1) is None
-    assert wanted("abc", HASTE_S + 1) is None, "one of two would have nobody in its place"
-    replaced, pressed = wanted("abcd", HASTE_S + 1), wanted("abc", HASTE_S)
+    assert wanted("ab", HASTE_S + 2) is None
+    assert wanted("abc", HASTE_S + 2) is None, "one of two would have nobody in its place"
+    replaced, pressed = wanted("abcd", HASTE_S + 2), wanted("abc", HASTE_S + 1)
     assert replaced is not None
     assert (replaced.joins, replaced.leaves) == (("c", "d"), ("a", "b"))
     assert pressed is not None
     assert (pressed.joins, pressed.leaves) == (("c",), ("a", "b"))
-    lowered = wanted("abc", HASTE_S + 1, max=1)
+    lowered = wanted("abc", HASTE_S + 2, max=1)
     assert lowered is not None, "fewer are wanted anyway"
+
+
+def test_a_deadline_is_read_by_the_clock_that_is_furthest_ahead() -> None:
+    """A notice is a time of day, set by some node's clock; these need not agree. Too soon is better than too late."""
+    here, hour = 1_000_000.0, 3600.0
+    assert left_s(here + 30, here) == 30
+    assert left_s(here + hour + 30, here, here + hour) == 30, "set on a node whose clock is fast"
+    assert left_s(here - hour + 30, here, here - hour) == 0, "set on one whose clock is slow: it leaves at once"
+    assert left_s(here + 30, here, here + hour) == 0, "set here, for a node whose clock is fast"
+    assert left_s(here + 30, here, here - hour) == 30
+
+
+def test_it_leaves_the_sooner_the_longer_leaving_takes() -> None:
+    def waits(stays_s: float, **costs: float) -> bool:
+        found = ready("a", "b", leaving="a", stays_s=stays_s)
+        return change(ready=found, last=View(3, ("a", "b")), **costs) is None
+
+    assert waits(HASTE_S + 6.5, resize_cost_s=6.0, step_s=0.1)
+    assert not waits(HASTE_S + 5.5, resize_cost_s=6.0, step_s=0.1)
+    assert waits(HASTE_S + 1.5 + 4 * TO_BOUNDARY, resize_cost_s=1.0, step_s=4.0)
+    assert not waits(HASTE_S + 4 * TO_BOUNDARY, resize_cost_s=1.0, step_s=4.0)
 
 
 def test_if_all_leave_the_state_becomes_durable_unless_newcomers_take_it_over() -> None:
