@@ -2,7 +2,7 @@
 
 A log is a list of events, each one JSON object, in order of time `t` (Unix seconds). The kinds and their other fields:
 
-    run       arm, trace, steps (to do), batch (samples of a step), load, settings {name: value}
+    run       arm, trace, steps (to do), batch (samples of a step), load, machine, settings {name: value}, workload
     ready     workers (places at the beginning): all have one; what is measured begins here
     join|kill|leave
               slot, at (seconds after `ready` at which it was due); t is when it was done
@@ -12,7 +12,9 @@ A log is a list of events, each one JSON object, in order of time `t` (Unix seco
     redone    samples: of applied steps that were thrown away, where the log has no second `step` of them
     parts     what join|loss|leave, detect_s, regroup_s, state_s, resume_s, idle_s: what a system says of a change
     memory    bytes, processes: of the training processes
-    end       steps (in the result), digest (of the final parameters), cpu_s
+    end       steps (in the result), digest (of the final parameters; empty: the run was broken off)
+    stuck     why: the run did not come to what was waited for
+    over      seconds, cpu_s: of the whole, with starting and ending
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from benchmarks.churn.arms import MEASURE, PEERS, PLAIN, SHOAL
 from benchmarks.churn.figures import Figures, figures, speed
 from benchmarks.churn.plots import draw_goodput, draw_progress
 from benchmarks.churn.schedule import schedule
-from benchmarks.common import RESULTS, machine, spread, write_result
+from benchmarks.common import RESULTS, spread, write_result
 
 WORKERS = 4
 TRACE = "p3"
@@ -72,7 +72,7 @@ def write_page(raw: Path) -> None:
     arms = [a for a in (*SHOAL, *PEERS) if any(k.arm == a for k in runs.kept)]
     parts = [
         "# Training while workers come and go",
-        machine(),
+        "\n\n".join(sorted({_run(k)["machine"].rpartition(", load")[0] for k in runs.kept})),
         _about(runs),
         "## Goodput on 68 seconds of spot instances\n\n" + goodput_table(runs, arms),
         *_drawn(runs, arms),
@@ -199,18 +199,19 @@ def _drawn(runs: Runs, arms: Sequence[str]) -> list[str]:
 
 def _distances(runs: Runs, arm: str) -> str:
     """Of the final parameters from those of the undisturbed run of the same system."""
-    calm = runs.of(arm, f"calm{WORKERS}") or runs.of(MEASURE[arm], f"calm{WORKERS}")
-    if not calm or not calm[0].parameters.exists():
+    undisturbed = "ddp" if arm in PEERS else arm  # the peers' loops have the order and the first weights of plain DDP
+    calm = [k for k in runs.of(undisturbed, f"calm{WORKERS}") if _finished(k)]
+    finished = [k for k in runs.of(arm, TRACE) if _finished(k)]
+    if not finished:
+        return "not finished"
+    if not calm:
         return "-"
     reference = np.load(calm[0].parameters)
     found = []
-    for kept in runs.of(arm, TRACE):
-        if kept.parameters.exists():
-            theirs = np.load(kept.parameters)
-            same = theirs.tobytes() == reference.tobytes()
-            found.append(0.0 if same else float(np.linalg.norm(theirs - reference) / np.linalg.norm(reference)))
-    if not found:
-        return "not finished"
+    for kept in finished:
+        theirs = np.load(kept.parameters)
+        same = theirs.tobytes() == reference.tobytes()
+        found.append(0.0 if same else float(np.linalg.norm(theirs - reference) / np.linalg.norm(reference)))
     return f"equal bits (n={len(found)})" if not any(found) else f"{max(found):.1e} away (n={len(found)})"
 
 
@@ -234,6 +235,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _run(kept: Kept) -> dict[str, Any]:
     return next(e for e in kept.log if e["kind"] == "run")
+
+
+def _finished(kept: Kept) -> bool:
+    end = next(e for e in kept.log if e["kind"] == "end")
+    return end["steps"] == _run(kept)["steps"] and kept.parameters.exists()
 
 
 def _ready(kept: Kept) -> bool:

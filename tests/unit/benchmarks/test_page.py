@@ -15,10 +15,17 @@ from benchmarks.churn.page import calm_table, changes_table, goodput_table, read
 pytestmark = pytest.mark.unit
 
 
-def keep(raw: Path, name: str, events: list[dict[str, Any]], parameters: list[float], *, steps: int = 40) -> None:
+def keep(
+    raw: Path, name: str, events: list[dict[str, Any]], parameters: list[float], *, steps: int = 40, done: int = 40
+) -> None:
     arm = name.split(".")[0]
     run = {"kind": "run", "t": 0.0, "steps": steps, "batch": 10, "load": 1.0, "arm": arm, "settings": {"k": arm}}
-    log = [run, {"kind": "ready", "t": 1.0, "workers": 2}, *events, {"kind": "end", "t": 99, "steps": 40, "digest": ""}]
+    log = [
+        run,
+        {"kind": "ready", "t": 1.0, "workers": 2},
+        *events,
+        {"kind": "end", "t": 99, "steps": done, "digest": ""},
+    ]
     (raw / f"{name}.jsonl").write_text("".join(json.dumps(e) + "\n" for e in log))
     np.save(raw / f"{name}.npy", np.array(parameters, np.float32))
 
@@ -34,7 +41,9 @@ def raw(tmp_path: Path) -> Path:
         keep(tmp_path, f"ddp.calm{n}.0", steps(1.0, 40), [3.0, 4.0])
     keep(tmp_path, "shoal.calm4.0", steps(1.25, 40), [1.0, 2.0])
     keep(tmp_path, "shoal.p3.0", steps(1.0, 40), [1.0, 2.0])
-    keep(tmp_path, "ray-train.p3.0", steps(4.0, 17), [3.0, 4.5], steps=100)
+    keep(tmp_path, "ray-train.p3.0", steps(4.0, 17), [3.0, 4.5], steps=100, done=100)
+    keep(tmp_path, "shoal-exact.p3.0", steps(4.0, 17), [3.0, 4.0], steps=100, done=17)
+    keep(tmp_path, "shoal-zero2.p3.0", steps(4.0, 17), [3.0, 4.0])
     return tmp_path
 
 
@@ -43,6 +52,15 @@ def test_goodput_and_distance_are_those_of_the_runs(raw: Path) -> None:
     assert shoal.startswith("| shoal | 1.000 (1.000-1.000, n=1) | 4.0 | 0 | 0 | equal bits (n=1) |")
     assert ray_train.startswith("| ray-train | 0.249")
     assert "1.0e-01 away (n=1)" in ray_train
+
+
+def test_what_cannot_be_compared_is_not(raw: Path) -> None:
+    """A run that was broken off, and one whose own undisturbed run was not made: plain training's is none for it."""
+    for n in range(1, 5):
+        keep(raw, f"zero2.calm{n}.0", steps(1.0, 40), [3.0, 4.0])
+    exact, sharded = goodput_table(read_runs(raw), ["shoal-exact", "shoal-zero2"]).splitlines()[2:]
+    assert "| not finished |" in exact
+    assert exact.count("away") == sharded.count("away") == sharded.count("equal") == 0
 
 
 def test_speed_is_held_against_plain_training(raw: Path) -> None:
