@@ -21,7 +21,10 @@ from benchmarks.churn.nodes import Nodes
 from benchmarks.churn.workload import Workload
 from shoal.ray_compat import LOCAL_SETTINGS
 
-ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10"}
+QUICK = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
+ON_NODES = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10"}
+"""After the loss of a node the first start waits for a place that is gone; by default for 60 s. Only there: where many
+processes start on few cores, a start may itself take longer than that."""
 LOOKS_EVERY_S = 1.0
 
 
@@ -36,13 +39,14 @@ class RayTrain(Arm):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         nodes = setup.schedule.settled
+        environment = {**QUICK, **ON_NODES} if nodes else QUICK
         self.settings = {
             "checkpoint every": f"{setup.every} steps",
             "elastic_resize_monitor_interval_s": LOOKS_EVERY_S,
-            **ENVIRONMENT,
+            **environment,
         }
-        os.environ.update(ENVIRONMENT)
-        self.nodes = Nodes(setup.schedule.first, ENVIRONMENT) if nodes else None
+        os.environ.update(environment)
+        self.nodes = Nodes(setup.schedule.first, environment) if nodes else None
         self.most = setup.most if setup.schedule.actions else len(setup.schedule.first)
         if self.nodes is not None:
             self.exit.callback(self.nodes.close)
