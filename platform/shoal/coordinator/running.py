@@ -14,7 +14,7 @@ from shoal.coordinator.plan import RunPlan
 from shoal.coordinator.watch import Pulse
 from shoal.errors import WorkerLost
 from shoal.membership.commits import Tally
-from shoal.membership.leasing import AHEAD_S, MOST_STEPS_APART, EndKind, Leasing, horizon, steps_apart
+from shoal.membership.leasing import MOST_STEPS_APART, EndKind, Leasing, ahead_s, horizon, steps_apart
 from shoal.membership.messages import Entered, Grant, Reports, Source, ViewEnd
 from shoal.membership.stragglers import Paces
 from shoal.membership.view import MemberId
@@ -86,7 +86,7 @@ class Running:
 
     def grant(self, member: MemberId, committed: int, incarnation: int) -> Grant:
         """The answer: leases as far ahead as is good, and the view's end if it is known."""
-        ahead = horizon(self.tally.reported, self.quickest_s, ahead_s=AHEAD_S)
+        ahead = horizon(self.tally.reported, self.quickest_s, ahead_s=ahead_s(self.view.size))
         last = self._plan.until_step
         self.leasing.extend(ahead if last is None else min(ahead, last), self.snapshot_every)
         if ended := self._plan.stretch_ended(self.leasing.leased_until):

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from shoal.errors import CapacityError, CheckpointError, DataError, TaskError, WorkerLost, WorkerRefused
+from shoal.membership.leasing import beat_s
 from shoal.membership.losses import Cause
 from shoal.membership.messages import Progress
 from shoal.membership.view import MemberId
 
 BEATS_MISSED_S = 5.0
 """A member's courier speaks twice a second; one that was quiet for this long hangs as a process."""
+BEATS_MISSED = 4.0
+"""Among so many members that they speak less often: so many beats."""
 STEPS_MISSED = 20.0
 """A step may take this many times as long as steps do before it counts as stuck."""
 FLOOR_S = 10.0
@@ -87,7 +90,8 @@ class Pulse:
         limit = self.limit(step_s)
         if not self._members or now - self.last_moved <= limit:
             return {}
-        mute = {m: h for m, h in self._members.items() if now - h.at > min(BEATS_MISSED_S, limit)}
+        quiet = max(BEATS_MISSED_S, BEATS_MISSED * beat_s(len(self._members)))
+        mute = {m: h for m, h in self._members.items() if now - h.at > min(quiet, limit)}
         found = mute or self._behind() or self._members
         return {m: _seen(h, now, limit, mute=m in mute) for m, h in found.items()}
 
