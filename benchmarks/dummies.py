@@ -86,6 +86,9 @@ class Dummy:
 
     async def warm_up(self, *_: Any) -> None: ...
 
+    async def out_of_sight(self, *_: Any) -> list[str]:
+        return []
+
     async def reading(self, run: str) -> tuple[Reading, str | None]:
         return Reading(0.0, "cpu-estimate"), None
 

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from shoal.coordinator.sight import out_of_sight, some_of
 from shoal.coordinator.supply import Recruit, Supply
 from shoal.errors import ShoalError, StaleProcess, WorkerLost, WorkerRefused
 from shoal.job import Workers
@@ -38,8 +39,10 @@ class Hand:
     """How many were ready before it."""
     leaving: str | None = None
     """Why it is to leave at the next boundary."""
-    reclaimed: float | None = None
-    """Its node, or its process alone, is being taken back: Unix seconds when; 0: nobody said."""
+    reclaimed: bool = False
+    """Its node, or its process alone, is being taken back."""
+    goes_at: float = 0.0
+    """When, on the clock of `time.monotonic`; 0: nobody said."""
     since: float = field(default_factory=time.time)
     """Unix seconds: when it was started, or became ready."""
     begun: float = field(default_factory=time.time)
@@ -61,7 +64,7 @@ class Hand:
     @property
     def stays_s(self) -> float:
         """Seconds for which it could still stay if it is to leave."""
-        return max(0.0, self.reclaimed - time.time()) if self.reclaimed else 0.0
+        return max(0.0, self.goes_at - time.monotonic())
 
 
 class Crew:
@@ -179,7 +182,7 @@ class Crew:
         if hand is not None:
             if hand.stays is not None:
                 hand.stays.cancel()
-            self._supply.take_back(hand.recruit, fit=fit and hand.reclaimed is None)
+            self._supply.take_back(hand.recruit, fit=fit and not hand.reclaimed)
 
     def end_all(self) -> None:
         """End every worker and take every request back."""
@@ -227,6 +230,7 @@ class Crew:
     async def _prepare(self, hand: Hand) -> WorkerFacts:
         facts = await hand.actor.prepare.remote(replace(self._outfit, member=hand.member))
         self._admit(facts)
+        await self._see_others(hand, facts)
         if self.warm is not None:
             await self.warm(hand.actor)
         return facts
@@ -236,10 +240,21 @@ class Crew:
         self._known = known = self._known or facts
         why = refusal(facts.identity, known.identity)
         if why is not None:
-            self._refused = f"{facts.member} on node {facts.address}, unlike {known.member} on {known.address}: {why}"
-            self._ask_from = time.monotonic() + self._hold_off_s
-            self._hold_off_s = min(2 * self._hold_off_s, REFUSED_S[1])
-            raise WorkerRefused(self._refused)
+            self._refuse(f"{facts.member} on node {facts.address}, unlike {known.member} on {known.address}: {why}")
+
+    async def _see_others(self, hand: Hand, facts: WorkerFacts) -> None:
+        """Raises WorkerRefused if a worker does not reach those that are ready: a view with it could not be formed."""
+        others = {h.facts.member: h.facts for h in self.ready if h.facts is not None}
+        unseen = await out_of_sight(self._outfit.run, hand.actor, some_of(list(others.values())))
+        if unseen:
+            said = ", ".join(f"{m} ({others[m].rendezvous})" for m in unseen)
+            self._refuse(f"{facts.member} on node {facts.address} does not reach {said}")
+
+    def _refuse(self, why: str) -> None:
+        self._refused = why
+        self._ask_from = time.monotonic() + self._hold_off_s
+        self._hold_off_s = min(2 * self._hold_off_s, REFUSED_S[1])
+        raise WorkerRefused(why)
 
     def _failed(self, hand: Hand, error: BaseException) -> None:
         if not isinstance(error, StaleProcess):  # its place will have a new process; that is nobody's failure

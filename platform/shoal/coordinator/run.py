@@ -17,6 +17,7 @@ from shoal import logs
 from shoal.coordinator import control
 from shoal.coordinator.concluding import Ended, conclude
 from shoal.coordinator.feeding import Feeding
+from shoal.coordinator.leaving import look_for_notices
 from shoal.coordinator.panel import Panel
 from shoal.coordinator.plan import RunPlan
 from shoal.coordinator.reviving import revive
@@ -248,7 +249,7 @@ class Run:
                 self._scene.book.look_after()
                 self._panel.show()
                 if self._looking is None or self._looking.done():  # not waited for: without a GCS there is no answer
-                    self._looking = asyncio.ensure_future(self._stage.look_for_notices())
+                    self._looking = asyncio.ensure_future(look_for_notices(self._scene))
                     self._looking.add_done_callback(self._background_ended)
                 self._stage.read_meters()
                 await self._mind_submitter(now)

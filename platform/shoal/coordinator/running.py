@@ -45,6 +45,7 @@ class Running:
         """Members that were cut out here, and why."""
         self.broken_at: float | None = None
         self._plan = plan
+        self._broken_up = asyncio.Event()
         self._steps: deque[float] = deque(maxlen=RECENT)
         self._waited: deque[float] = deque(maxlen=RECENT)
         self._sent: deque[float] = deque(maxlen=RECENT)
@@ -114,15 +115,16 @@ class Running:
     ) -> dict[MemberId, ViewEnd | BaseException]:
         """Wait until the view is over for every member, and how it ended for each.
 
-        As soon as one is out too early, all others are cut loose, for they can only wait for it. Who does not come out
-        in time is killed.
+        As soon as one is out too early, or the view is broken up, all others are cut loose, for they can only wait.
+        Who does not come out in time is killed.
         """
-        tasks: dict[asyncio.Future[ViewEnd | BaseException], MemberId] = {
+        tasks: dict[asyncio.Future[Any], MemberId] = {
             asyncio.ensure_future(_result(ref)): member for member, ref in refs.items()
         }
-        pending: set[asyncio.Future[ViewEnd | BaseException]] = set(tasks)
-        out: asyncio.Queue[asyncio.Future[ViewEnd | BaseException]] = asyncio.Queue()
-        for task in tasks:
+        pending: set[asyncio.Future[Any]] = set(tasks)
+        out: asyncio.Queue[asyncio.Future[Any]] = asyncio.Queue()
+        broken_up: asyncio.Future[Any] = asyncio.ensure_future(self._broken_up.wait())
+        for task in (*tasks, broken_up):
             task.add_done_callback(out.put_nowait)
         found: dict[MemberId, ViewEnd | BaseException] = {}
         deadline: float | None = None
@@ -131,8 +133,8 @@ class Running:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             done = await _next_of(out, left)
             pending -= done
-            found.update({tasks[t]: t.result() for t in done})
-            if deadline is None and any(_too_early(t.result()) for t in done):
+            found.update({tasks[t]: t.result() for t in done if t in tasks})
+            if deadline is None and (broken_up in done or any(_too_early(t.result()) for t in done)):
                 self.broken_at = time.monotonic()
                 self.cut({m: actors[m] for t in pending if (m := tasks[t]) in actors})
                 deadline = self.broken_at + max(OUT_S, 3 * (self.step_s or 0.0))
@@ -145,7 +147,12 @@ class Running:
                 for member in late if not killed else ():
                     kill(member, f"did not come out of view {self.number} after it broke")
                 killed, deadline = True, time.monotonic() + GONE_S
+        broken_up.cancel()
         return found
+
+    def break_up(self) -> None:
+        """End the view: no member gets on, and nothing tells whose fault it is."""
+        self._broken_up.set()
 
     def cut(self, actors: Mapping[MemberId, Any]) -> None:
         """Make whatever these members wait for in this view fail at once."""
@@ -153,9 +160,7 @@ class Running:
             actor.cut.remote(self._plan.key, self.number)
 
 
-async def _next_of(
-    out: asyncio.Queue[asyncio.Future[ViewEnd | BaseException]], timeout_s: float | None
-) -> set[asyncio.Future[ViewEnd | BaseException]]:
+async def _next_of(out: asyncio.Queue[asyncio.Future[Any]], timeout_s: float | None) -> set[asyncio.Future[Any]]:
     """Those that are out by now; waits for one, but not for longer than `timeout_s`. Looks at no other."""
     done = set()
     with suppress(asyncio.TimeoutError):

@@ -14,9 +14,12 @@ import ray
 
 from shoal.coordinator.changes import Change
 from shoal.coordinator.feeding import Feeding
+from shoal.coordinator.leaving import hear_leave
 from shoal.coordinator.running import Running
 from shoal.coordinator.scene import Scene
+from shoal.coordinator.sight import blind_spots
 from shoal.coordinator.watch import cause_of
+from shoal.errors import WorkerLost
 from shoal.membership.buddies import buddies
 from shoal.membership.commits import Progressed
 from shoal.membership.decisions import Form, change_wanted
@@ -24,9 +27,9 @@ from shoal.membership.leasing import Due, EndKind
 from shoal.membership.losses import NEVER_CHARGED, Cause, explain
 from shoal.membership.messages import Fresh, Grant, InMemory, Reports, Stored, ViewEnd, ViewOrder
 from shoal.membership.phases import Phase
+from shoal.membership.reach import cut_off
 from shoal.membership.recovery import Formed
 from shoal.membership.view import MemberId, View
-from shoal.ray_compat import draining_nodes
 from shoal.tracking.changes import describe
 from shoal.worker.outfit import Links
 
@@ -92,6 +95,8 @@ class Stage:
         ends = {m: e for m, e in found.items() if isinstance(e, ViewEnd)}
         errors = {m: e for m, e in found.items() if isinstance(e, BaseException)}
         broken = {m: e.broken for m, e in ends.items() if e.broken is not None}
+        if broken and not errors:
+            errors = await self._out_of_sight(running)
         scene.words.update(ends)
         self._hear_meters(running, ends)
         self._publish(running, scene.account.close(ends.values()))
@@ -108,6 +113,15 @@ class Stage:
             self._judge(running, errors, broken)
         if not scene.finished:
             self._note_change(running, ends, errors)
+
+    async def _out_of_sight(self, running: Running) -> dict[MemberId, BaseException]:
+        """A view broke and nobody is lost: perhaps its members do not reach each other. Who is to be left out then."""
+        hands = [h for m in running.view.members if (h := self._scene.crew.hands.get(m)) is not None]
+        unseen = await blind_spots(self._scene.plan.key, {h.member: (h.actor, h.facts) for h in hands if h.facts})
+        apart = cut_off(running.view.members, unseen)
+        return {
+            m: WorkerLost(f"worker {m} and {', '.join(others)} do not reach each other") for m, others in apart.items()
+        }
 
     async def _ask_what_is_held(self) -> None:
         """Copies may have reached their keepers after these had said their last word in the view."""
@@ -141,7 +155,7 @@ class Stage:
         with suppress(asyncio.TimeoutError, ray.exceptions.RayError):
             reading, leaving = await asyncio.wait_for(actor.reading.remote(self._scene.plan.key), HELD_S)
             self._scene.spending.beside(member, reading, time.monotonic())
-            self._hear_leave(member, leaving)
+            hear_leave(self._scene, member, leaving)
         del self._asked[member]
 
     def _tell(self, form: Form, running: Running) -> None:
@@ -223,10 +237,10 @@ class Stage:
         """A member's reports; its further leases."""
         scene, running = self._scene, self._scene.running
         if running is None or reports.view != running.number:
-            return Grant(incarnation=incarnation)  # a late word from a view that is gone
+            return Grant(incarnation=incarnation, over=True)  # from a view that is gone
         now, entered = time.monotonic(), reports.member in running.entered
         running.hear(reports, now)
-        self._hear_leave(reports.member, reports.leaving)
+        hear_leave(scene, reports.member, reports.leaving)
         scene.spending.hear(reports, now, entered=entered)
         if running.all_entered:
             self._all_in(running)
@@ -266,11 +280,22 @@ class Stage:
                 running.leasing.change(change.reason, keepers=keepers, checkpoint=change.checkpoint)
                 scene.book.say("info", f"another view after step {running.leasing.leased_until}: {change.reason}")
         if running.broken_at is None:
-            for member, seen in running.pulse.stuck(now, running.step_s).items():
-                if member not in running.killed:
-                    scene.book.say("hang", f"worker {member} is cut out: it {seen}")
-                    self._kill(member, seen)
+            self._mind_stuck(running, now)
         self._mind_stragglers(running)
+
+    def _mind_stuck(self, running: Running, now: float) -> None:
+        stuck = running.pulse.stuck(now, running.step_s)
+        if stuck is None:
+            return
+        for member, seen in stuck.items():
+            if member not in running.killed:
+                self._scene.book.say("hang", f"worker {member} is cut out: it {seen}")
+                self._kill(member, seen)
+        if not stuck:
+            still = now - running.pulse.last_moved
+            said = f"no member of view {running.number} has got on for {still:.1f}s, and they wait for each other"
+            self._scene.book.say("hang", f"{said}: it is broken up")
+            running.break_up()
 
     def _mind_stragglers(self, running: Running) -> None:
         scene, what = self._scene, self._scene.plan.job.workers.stragglers
@@ -286,24 +311,6 @@ class Stage:
             scene.book.write("straggler", member=slow.member, factor=round(slow.factor, 3), action=what)
             if what == "replace":
                 hand.leaving = "slower than its peers"
-
-    def _hear_leave(self, member: MemberId, why: str | None) -> None:
-        """A worker says that its process is about to end: it leaves at the next boundary."""
-        hand = self._scene.crew.hands.get(member)
-        if why is not None and hand is not None and hand.reclaimed is None:
-            hand.reclaimed, hand.leaving = 0.0, why
-            self._scene.book.say("info", f"worker {member} will leave: {why}")
-
-    async def look_for_notices(self) -> None:
-        """Workers on nodes that were told to go leave before they must."""
-        scene = self._scene
-        nodes = await asyncio.to_thread(draining_nodes)
-        for hand in scene.crew.hands.values() if nodes else ():
-            if hand.facts is not None and hand.facts.node in nodes and hand.reclaimed is None:
-                hand.reclaimed = nodes[hand.facts.node]
-                hand.leaving = "its node is drained"
-                left = f" in {hand.stays_s:.0f}s" if hand.reclaimed else ""
-                scene.book.say("info", f"worker {hand.member} will leave: its node goes{left}")
 
     def lost(self, member: MemberId, error: BaseException) -> None:
         """A worker that was ready has died: in a view nobody needs to wait until its peers notice."""
@@ -338,11 +345,7 @@ class Stage:
                 cause, text = Cause.ASKED, scene.killed.pop(member)
             elif cause is Cause.LOST and member in running.killed:
                 cause, text = Cause.SILENT, running.killed[member]
-            elif (
-                cause is Cause.LOST
-                and (hand := scene.crew.hands.get(member)) is not None
-                and hand.reclaimed is not None
-            ):
+            elif cause is Cause.LOST and (hand := scene.crew.hands.get(member)) is not None and hand.reclaimed:
                 cause = Cause.PREEMPTED
             said[member] = cause, text
             if cause in (Cause.LOST, Cause.SILENT, *NEVER_CHARGED):

@@ -13,6 +13,8 @@ from shoal.membership.losses import Cause
 from shoal.membership.messages import Progress
 from shoal.membership.view import MemberId
 
+ASLEEP_S = 1.0
+"""Looks are more frequent: if there was none for so long, it was the coordinator that did not run."""
 BEATS_MISSED_S = 5.0
 """A member's courier speaks twice a second; one that was quiet for this long hangs as a process."""
 BEATS_MISSED = 4.0
@@ -50,10 +52,12 @@ class Pulse:
         self._silence_s = silence_s
         self._first_s = silence_s if cold else min(silence_s, WARM_S)
         self._members: dict[MemberId, _Heard] = {}
+        self._looked = 0.0
 
     def begin(self, members: Iterable[MemberId], now: float) -> None:
         """A new view begins."""
         self._members = {m: _Heard(now, now, Progress()) for m in members}
+        self._looked = now
 
     def beat(self, member: MemberId, progress: Progress, now: float) -> None:
         """`member` spoke."""
@@ -81,28 +85,40 @@ class Pulse:
             return self._first_s
         return min(self._silence_s, max(FLOOR_S, STEPS_MISSED * step_s))
 
-    def stuck(self, now: float, step_s: float | None) -> dict[MemberId, str]:
-        """Members to cut out, each with what was seen of it: they hold up all others.
+    def stuck(self, now: float, step_s: float | None) -> dict[MemberId, str] | None:
+        """None: the view gets on. Else members to cut out, each with what was seen of it: they hold up all others.
+        Empty: nothing tells them apart. Looked at several times a second.
 
         Nobody has got on for `limit`. The cause is whoever does not even speak; else who still waits for its samples,
-        or still computes, while others wait for it in the update. If nothing tells them apart: all.
+        or still computes, while others wait for it in the update. Members that all wait for each other may have lost
+        sight of each other, and if no one of several speaks it may be the coordinator whom nobody reaches.
         """
+        self._forgive(now)
         limit = self.limit(step_s)
         if not self._members or now - self.last_moved <= limit:
-            return {}
+            return None
         quiet = max(BEATS_MISSED_S, BEATS_MISSED * beat_s(len(self._members)))
         mute = {m: h for m, h in self._members.items() if now - h.at > min(quiet, limit)}
-        found = mute or self._behind() or self._members
-        return {m: _seen(h, now, limit, mute=m in mute) for m, h in found.items()}
+        if len(mute) == len(self._members) > 1 and now - self.last_moved <= self._silence_s:
+            return None
+        return {m: _seen(h, now, limit, mute=m in mute) for m, h in (mute or self._behind()).items()}
+
+    def _forgive(self, now: float) -> None:
+        """While the coordinator itself did not run, nobody could be heard."""
+        asleep, self._looked = now - self._looked - ASLEEP_S, now
+        for heard in self._members.values() if asleep > 0 else ():
+            heard.at, heard.moved = (min(now, t + asleep) for t in (heard.at, heard.moved))
 
     def _behind(self) -> dict[MemberId, _Heard]:
+        if len(self._members) == 1:
+            return self._members
         first = min(h.progress.step for h in self._members.values())
         late = {m: h for m, h in self._members.items() if h.progress.step == first}
         for doing in ("data", "compute"):
             stuck = {m: h for m, h in late.items() if h.progress.doing == doing}
             if stuck and len(stuck) < len(self._members):
                 return stuck
-        return late if len(late) < len(self._members) else {}
+        return {}
 
 
 def _seen(heard: _Heard, now: float, limit: float, *, mute: bool) -> str:

@@ -185,6 +185,15 @@ def leaves_before_s(s: Situation) -> float:
     return HASTE_S + s.resize_cost_s + TO_BOUNDARY * (s.step_s or 0.0)
 
 
+def left_s(deadline: float, *clocks: float) -> float:
+    """Seconds until `deadline` by that of these clocks which is furthest ahead (all in Unix seconds).
+
+    Clocks of nodes need not agree, and whoever set the deadline may have read any of them. To leave too soon costs a
+    change, to leave too late the state.
+    """
+    return max(0.0, deadline - max(clocks))
+
+
 def _crew(s: Situation, staying: Sequence[MemberId]) -> tuple[MemberId, ...]:
     """At most `max` and one per virtual shard, the newest left out first, and no newcomer who does not help.
 

@@ -134,6 +134,8 @@ class Grant:
     is not beyond it."""
     incarnation: int = 0
     """Which life of the coordinator says this; a new one has heard nothing yet."""
+    over: bool = False
+    """The run has gone on without this view: whoever is still in it leaves it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,6 +193,19 @@ class Worker:
         return self._serving(run).estate.reading(), self._termination.asked
 
     @ray.method(concurrency_group=LINE)
+    def out_of_sight(self, run: str, where: dict[str, str]) -> tuple[str, ...]:
+        """Whom of these workers of the same run (name -> `host:port` of its rendezvous) this one does not reach."""
+        from shoal.worker.sight import out_of_sight
+
+        self._serving(run)
+        return out_of_sight(where)
+
+    @ray.method(concurrency_group=LINE)
+    def clock(self) -> float:
+        """What time it is on this node, in Unix seconds."""
+        return time.time()
+
+    @ray.method(concurrency_group=LINE)
     def standing(self) -> Standing:
         """Where this worker stands."""
         stint, place = self._stint, get_current_placement_group()

@@ -55,6 +55,8 @@ class Courier:
         """The worker's energy meter; read at every word to the coordinator."""
         self.leaving: Callable[[], str | None] = lambda: None
         """Why the worker's process is to end; None: it is not."""
+        self.leave: Callable[[], None] = lambda: None
+        """Called when the run has gone on without this view."""
         self.poll: Callable[[], list[Any]] = list
         """What other threads have finished since the last call: ShardWritten and SnapshotKept."""
         self._member, self._view, self._sync = member, view, sync
@@ -100,7 +102,11 @@ class Courier:
         reached = time.monotonic()
         while not self._closing:
             try:
-                self._receive(self._sync(self._collect()))
+                grant = self._sync(self._collect())
+                if grant.over:
+                    self.leave()
+                    return
+                self._receive(grant)
                 reached = time.monotonic()
                 self._wake.wait(self._beat_s)
                 self._wake.clear()

@@ -81,7 +81,10 @@ class Estate:
 class Life:
     """What exists for one member as long as one view does."""
 
-    def __init__(self, order: ViewOrder, links: Links, outfit: Outfit, job: Job, estate: Estate) -> None:
+    def __init__(
+        self, order: ViewOrder, links: Links, outfit: Outfit, job: Job, estate: Estate, leave: Callable[[], None]
+    ) -> None:
+        """`leave` cuts this view from any thread; called when the run has gone on without it."""
         self.order = order
         self._estate = estate
         self._links, self._outfit, self._job = links, outfit, job
@@ -97,6 +100,7 @@ class Life:
         self._courier.poll = self._poll
         self._courier.reading = estate.reading
         self._courier.leaving = estate.leaving
+        self._courier.leave = leave
 
     @property
     def told(self) -> Told:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from shoal import logs
@@ -47,7 +48,7 @@ class Stint:
         _log.info(
             "enters view %d of %d members as rank %d", order.view.number, order.view.size, order.view.rank(order.member)
         )
-        self.life = Life(order, links, self.outfit, self.job, self.estate)
+        self.life = Life(order, links, self.outfit, self.job, self.estate, partial(self.cut, order.view.number))
         if self.over.is_set():
             self.cut(order.view.number)
         try:

@@ -18,6 +18,7 @@ from shoal.membership.decisions import (
     Standing,
     Wait,
     change_wanted,
+    left_s,
     next_view,
 )
 from shoal.membership.losses import Fail, Recover
@@ -239,6 +240,16 @@ def test_who_may_still_stay_trains_until_others_can_take_its_place() -> None:
     assert (pressed.joins, pressed.leaves) == (("c",), ("a", "b"))
     lowered = wanted("abc", HASTE_S + 2, max=1)
     assert lowered is not None, "fewer are wanted anyway"
+
+
+def test_a_deadline_is_read_by_the_clock_that_is_furthest_ahead() -> None:
+    """A notice is a time of day, set by some node's clock; these need not agree. Too soon is better than too late."""
+    here, hour = 1_000_000.0, 3600.0
+    assert left_s(here + 30, here) == 30
+    assert left_s(here + hour + 30, here, here + hour) == 30, "set on a node whose clock is fast"
+    assert left_s(here - hour + 30, here, here - hour) == 0, "set on one whose clock is slow: it leaves at once"
+    assert left_s(here + 30, here, here + hour) == 0, "set here, for a node whose clock is fast"
+    assert left_s(here + 30, here, here - hour) == 30
 
 
 def test_it_leaves_the_sooner_the_longer_leaving_takes() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from shoal.errors import WorkerLost
 from shoal.membership.leasing import End
 from shoal.membership.messages import EvaluationReport, Grant, Reports, SnapshotKept, StepReport
 from shoal.membership.view import Lease
@@ -116,6 +117,26 @@ def test_a_coordinator_that_stays_away_ends_the_loop_with_its_error() -> None:
     loader.start()
     with pytest.raises(ConnectionError, match="no coordinator"):
         loader.next()
+
+
+def test_a_member_of_a_view_that_is_over_is_told_to_leave_it() -> None:
+    """It may have been out of reach while the run went on without it."""
+    words, left = [], threading.Event()
+
+    def sync(reports: Reports) -> Grant:
+        words.append(reports)
+        return Grant(over=len(words) == 2, committed=1)
+
+    courier = Courier("w0", 1, sync)
+    loader = Loader(courier.leases, samples)
+    courier.leave = lambda: (loader.close(WorkerLost("the view was cut")), left.set())[-1]
+    loader.start()
+    courier.start()
+    with pytest.raises(WorkerLost, match="cut"):
+        loader.next()
+    assert left.wait(DEADLINE_S)
+    courier.close()
+    assert len(words) == 2, "it has nothing more to say there"
 
 
 def test_an_error_of_the_feed_reaches_the_loop() -> None:
