@@ -182,7 +182,8 @@ def _about(runs: Runs) -> str:
         f"{work['batch']}, {work['steps']} steps, {work['device_ms']:g} ms of a device per sample, up to {WORKERS} "
         f"workers of one thread. Median (min-max, n). Load of the machine when the runs began: {min(loads):.1f} to "
         f"{max(loads):.1f}. "
-        f"What the words mean: [the benchmark's page](../churn/README.md)."
+        f"What the words mean: [the benchmark's page](../churn/README.md). What these numbers show, and what they do not: "
+        f"[benchmarks](../README.md)."
     )
 
 
@@ -229,6 +230,8 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return "Not measured."
     line: Callable[[Sequence[str]], str] = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
     return "\n".join([line(head), "|" + "---|" * len(head), *map(line, rows)])
 
