@@ -182,7 +182,7 @@ def _about(runs: Runs) -> str:
         f"{work['batch']}, {work['steps']} steps, {work['device_ms']:g} ms of a device per sample, up to {WORKERS} "
         f"workers of one thread. Median (min-max, n). Load of the machine when the runs began: {min(loads):.1f} to "
         f"{max(loads):.1f}. "
-        f"What the words mean: [the benchmark's page](../churn/README.md). What these numbers show, and what they do not: "
+        f"What the words mean: [the benchmark's page](../churn/README.md). What these numbers show and do not show: "
         f"[benchmarks](../README.md)."
     )
 
