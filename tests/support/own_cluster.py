@@ -1,5 +1,5 @@
-"""A Ray cluster of real processes that a test starts, breaks and ends by itself, with Ray's own autoscaler on its fake
-provider, whose nodes are raylets on this machine.
+"""A Ray cluster of real processes that a test starts, breaks and ends by itself: with a GCS that can be lost and come
+back, or with Ray's own autoscaler on its fake provider, whose nodes are raylets on this machine.
 
 Every process carries a mark in its environment, and only those that do are ended.
 """
@@ -14,8 +14,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,6 +146,25 @@ class OwnCluster:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
 
+    def kill_gcs(self) -> Callable[[], None]:
+        """Kill the GCS alone; returns what starts it again, as whatever supervises it would."""
+        (gcs,) = self.processes("gcs_server")
+        command, environment = gcs.cmdline(), gcs.environ()
+        gcs.kill()
+        gcs.wait()
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return lambda: subprocess.Popen(command, env=environment, start_new_session=True, **quiet) and None
+
+    def kill_head(self) -> None:
+        """Kill the GCS, and with it everybody on the head's node: the raylet, its workers, Ray's other processes."""
+        raylets = self.processes("raylet")
+        head = min(raylets, key=lambda p: p.create_time())
+        kept = {p.pid for r in raylets if r != head for p in (r, *r.children(recursive=True))}
+        for process in self.processes():
+            if process.pid not in kept:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
     def close(self) -> None:
         """End every process that is left."""
         for how in (signal.SIGTERM, signal.SIGKILL):
@@ -159,3 +179,33 @@ class OwnCluster:
 def _node_id(raylet: psutil.Process) -> str:
     """What a raylet was told to be, in its arguments or its environment."""
     return " ".join([*raylet.cmdline(), raylet.environ().get("RAY_OVERRIDE_NODE_ID_FOR_TESTING", "")])
+
+
+class Redis:
+    """A Redis server of its own port and folder."""
+
+    def __init__(self) -> None:
+        binary = shutil.which("redis-server")
+        assert binary is not None, "the tests that need it are skipped without it"
+        self.port, self._folder = free_ports(1)[0], Path(tempfile.mkdtemp(prefix="redis"))
+        self._process = subprocess.Popen(
+            [binary, "--port", str(self.port), "--bind", HOST, "--dir", str(self._folder), "--save", ""],
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 20
+        while True:
+            with socket.socket() as line:
+                if not line.connect_ex((HOST, self.port)):
+                    return
+            assert time.monotonic() < deadline, "Redis did not start"
+            time.sleep(0.05)
+
+    def environment(self) -> dict[str, str]:
+        """What makes a head keep its tables there."""
+        return {"RAY_REDIS_ADDRESS": f"{HOST}:{self.port}", "RAY_external_storage_namespace": uuid.uuid4().hex}
+
+    def close(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
