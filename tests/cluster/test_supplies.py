@@ -18,6 +18,7 @@ from shoal.coordinator.pooled import PoolSupply
 from shoal.coordinator.supply import ClusterSupply, Recruit, Supply
 from shoal.pool import PoolSpec, open_pool
 from shoal.pool.spec import NAMESPACE, Ask, pool_name
+from shoal.worker.places import looked_at
 from tests.support.conductor import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
@@ -124,3 +125,10 @@ def test_the_contract(source: Any) -> None:
             assert ray.get(pooled.status.remote(), timeout=DEADLINE_S).runs == (), "it has no claim any more"
         until(lambda: taken() == 0)
         ray.kill(run)
+
+
+def test_ray_says_of_a_place_that_was_taken_back_that_it_is_not_there() -> None:
+    place = ray.util.placement_group([{"CPU": 0.001}])
+    assert ray.get(place.ready(), timeout=DEADLINE_S) is not None
+    ray.util.remove_placement_group(place)
+    until(lambda: looked_at([place]) == ([], [place]))

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 
 import shoal
 from shoal.pool import OpenPool, PoolSpec, open_pool
+from shoal.ray_compat import quiet_driver
 
 CPUS = 12
 WORKERS = 5
@@ -43,6 +44,7 @@ class SharedCluster:
             logging_level=40,
             runtime_env={"env_vars": {"PYTHONPATH": paths}},
         )
+        quiet_driver()  # as where Shoal connects by itself
         self._stack.callback(ray.shutdown)
         self._pool = self._stack.enter_context(open_pool(PoolSpec(workers=WORKERS, warm=0, name="shared")))
 

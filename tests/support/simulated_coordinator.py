@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 from shoal.membership.account import Account
+from shoal.membership.buddies import buddies
 from shoal.membership.commits import Progressed, Tally
 from shoal.membership.course import Outlook, SpentCourse
 from shoal.membership.decisions import Conclude, Form, Situation, Standing, Wait, change_wanted, next_view
@@ -18,7 +19,7 @@ from shoal.membership.leasing import Leasing, horizon
 from shoal.membership.losses import Cause, Fail, Recover, after_loss, explain
 from shoal.membership.messages import Grant, Reports, Stored, ViewEnd, ViewOrder
 from shoal.membership.phases import Phase, move
-from shoal.membership.recovery import Choice, Formed, Remembered, buddies, sources
+from shoal.membership.recovery import Choice, Formed, Remembered, sources
 from shoal.membership.view import MemberId, View
 from tests.support.simulated_workers import Worker
 from tests.support.simulated_world import World

@@ -35,6 +35,7 @@ PURE = (
     "shoal.labels",
     "shoal.capacity",
     "shoal.membership",
+    "shoal.simulate",
     "shoal.digests",
     "shoal.positions",
     "shoal.data.order",
@@ -66,6 +67,7 @@ MAY_IMPORT = {
     "job": "errors labels positions run_folder",
     "capacity": "labels",
     "membership": "errors digests positions optim.noise",
+    "simulate": "errors membership",
     "tasks": "errors job",
     "optim": "errors job",
     "ray_compat": "errors",
@@ -89,7 +91,8 @@ MAY_IMPORT = {
     "clusters": "errors job ray_compat tracking.prices",
     "submit": "errors job ray_compat launch.cluster launch.prepare tuning.recipe",
     "cli": "errors redaction environment __version__ run_folder positions job data tasks tracking audit "
-    "coordinator.status launch optim.schedules optim.batch_rules optim.range_test tuning notices logs submit clusters",
+    "coordinator.status launch optim.schedules optim.batch_rules optim.range_test tuning notices logs submit clusters "
+    "simulate",
     "__init__": "job tasks launch tuning",
     "__main__": "cli",
 }

@@ -17,6 +17,7 @@ from shoal.cli.node import drain_node, watch_node
 from shoal.cli.proofs import audit, verify
 from shoal.cli.runs import runs
 from shoal.cli.schedule import schedule
+from shoal.cli.simulate import simulate
 from shoal.cli.submit import submit
 from shoal.cli.sweep import sweep
 from shoal.cli.training import resume, train
@@ -43,6 +44,7 @@ def shoal() -> None:
     shoal resume RUN                             go on from the last checkpoint
     shoal submit jobs/gpt.py                     train on a cluster, as a job that needs this machine no more
     shoal audit RUN                              prove that every sample was used exactly once
+    shoal simulate --mtbf 2 --workers 512        what spot nodes would do to a run of that size
     shoal cluster check my_cluster.yaml          is this file right, and what would the cluster cost?
     shoal ui                                     the record in a browser
     """
@@ -50,7 +52,22 @@ def shoal() -> None:
 
 for command in (
     *(train, resume, attach, status, scale, kill_worker, stop),
-    *(submit, sweep, audit, verify, runs, data, schedule, lr_find, cluster, watch_node, drain_node, ui, doctor),
+    *(
+        submit,
+        sweep,
+        audit,
+        verify,
+        runs,
+        data,
+        schedule,
+        lr_find,
+        simulate,
+        cluster,
+        watch_node,
+        drain_node,
+        ui,
+        doctor,
+    ),
 ):
     shoal.add_command(command)
 

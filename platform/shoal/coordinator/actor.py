@@ -19,6 +19,7 @@ from shoal.coordinator.shell import Shell
 from shoal.coordinator.status import MemberStatus, RunStatus
 from shoal.errors import RunOver
 from shoal.membership.messages import Grant, Reports
+from shoal.membership.view import MemberId
 from shoal.ray_compat import yield_to_training
 
 
@@ -122,7 +123,14 @@ class Coordinator:
 
     async def sync(self, run: str, reports: Reports) -> Grant:
         """Hear a member's reports, answer with its further leases. `run`: the launch (`RunPlan.key`) that it serves."""
+        return await self._of_launch(run).sync(reports)
+
+    async def keeper(self, run: str, member: MemberId) -> Any:
+        """The actor of a worker, for one that brings it a copy. Raises WorkerLost if it is gone."""
+        return self._of_launch(run).actor_of(member)
+
+    def _of_launch(self, run: str) -> Run:
         serving = self._serving()
         if serving.plan.key != run:
             raise RunOver(f"{run} is over")
-        return await serving.sync(reports)
+        return serving

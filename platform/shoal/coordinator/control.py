@@ -55,31 +55,38 @@ def members(scene: Scene) -> tuple[MemberStatus, ...]:
     running = scene.running
     ranks = {m: r for r, m in enumerate(running.view.members)} if running else {}
     hands = sorted(scene.crew.hands.values(), key=lambda h: (ranks.get(h.member, len(ranks)), h.readiness))
-    return tuple(_member(scene, h, ranks.get(h.member)) for h in hands)
+    if running is None:
+        return tuple(_worker(scene, h, None) for h in hands)
+    shards, speeds = running.view.divided(scene.plan.job.batch.virtual_shards), running.paces.speeds()
+    slow, step_s = {s.member: s.factor for s in running.paces.stragglers()}, running.step_s
+    found = []
+    for hand in hands:
+        status = _worker(scene, hand, ranks.get(hand.member))
+        if status.rank is not None and hand.facts is not None:
+            progress, speed = running.pulse.progress(hand.member), speeds.get(hand.member)
+            status = replace(
+                status,
+                virtual_shards=len(shards[hand.member]),
+                step=progress.step,
+                doing=progress.doing,
+                step_s=step_s,
+                compute_s=1.0 / speed if speed else None,
+                straggler=slow.get(hand.member),
+            )
+        found.append(status)
+    return tuple(found)
 
 
-def _member(scene: Scene, hand: Hand, rank: int | None) -> MemberStatus:
-    running, facts = scene.running, hand.facts
-    status = MemberStatus(member=hand.member, state=_state(scene, hand, rank), since=hand.since)
-    if facts is not None:
-        status = replace(status, node=facts.node, address=facts.address, pid=facts.pid, device=facts.device)
-    if rank is None or running is None:
+def _worker(scene: Scene, hand: Hand, rank: int | None) -> MemberStatus:
+    facts = hand.facts
+    status = MemberStatus(member=hand.member, state=state_of(scene, hand, rank), rank=rank, since=hand.since)
+    if facts is None:
         return status
-    progress, speed = running.pulse.progress(hand.member), running.paces.speeds().get(hand.member)
-    slow = {s.member: s.factor for s in running.paces.stragglers()}
-    return replace(
-        status,
-        rank=rank,
-        virtual_shards=len(running.view.shards(hand.member, scene.plan.job.batch.virtual_shards)),
-        step=progress.step,
-        doing=progress.doing,
-        step_s=running.step_s,
-        compute_s=1.0 / speed if speed else None,
-        straggler=slow.get(hand.member),
-    )
+    return replace(status, node=facts.node, address=facts.address, pid=facts.pid, device=facts.device)
 
 
-def _state(scene: Scene, hand: Hand, rank: int | None) -> State:
+def state_of(scene: Scene, hand: Hand, rank: int | None) -> State:
+    """What a worker does; `rank`: in the view that runs."""
     if hand.facts is None:
         return "starting"
     if hand.leaving is not None:

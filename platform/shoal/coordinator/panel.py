@@ -103,7 +103,8 @@ class Panel:
         self.tell()
         for one in (*control.SHOWN.values(), "stopping", "done"):
             self._set("shoal_phase", (phase if scene.phase is not Phase.DONE else "done") == one, phase=one)
-        states = Count(m.state for m in control.members(scene))
+        ranks = {m: r for r, m in enumerate(running.view.members)} if running else {}
+        states = Count(control.state_of(scene, h, ranks.get(h.member)) for h in scene.crew.hands.values())
         for state in get_args(State):
             self._set("shoal_workers", states[state], state=state)
         self._set("shoal_workers_wanted", scene.low, bound="min")

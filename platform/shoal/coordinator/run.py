@@ -26,7 +26,7 @@ from shoal.coordinator.sharing import Sharing
 from shoal.coordinator.staging import Stage
 from shoal.coordinator.status import MemberStatus, RunStatus
 from shoal.coordinator.watch import cause_of
-from shoal.errors import ShoalError
+from shoal.errors import ShoalError, WorkerLost
 from shoal.membership.decisions import Conclude, Form, Wait, next_view
 from shoal.membership.losses import Cause, Fail, Loss
 from shoal.membership.messages import Grant, Reports
@@ -128,6 +128,13 @@ class Run:
         grant = self._stage.hear(reports, self._incarnation)
         self._feeding.release(self._scene.book.committed)
         return grant
+
+    def actor_of(self, member: MemberId) -> Any:
+        """Raises WorkerLost for a worker that is gone."""
+        hand = self._scene.crew.hands.get(member)
+        if hand is None:
+            raise WorkerLost(f"worker {member} is gone")
+        return hand.actor
 
     # The run -------------------------------------------------------------------------------------------------------
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from statistics import fmean, median
 from typing import Any
 
@@ -14,20 +14,15 @@ from shoal.coordinator.plan import RunPlan
 from shoal.coordinator.watch import Pulse
 from shoal.errors import WorkerLost
 from shoal.membership.commits import Tally
-from shoal.membership.leasing import EndKind, Leasing, horizon
+from shoal.membership.leasing import AHEAD_S, MOST_STEPS_APART, EndKind, Leasing, horizon, steps_apart
 from shoal.membership.messages import Entered, Grant, Reports, Source, ViewEnd
 from shoal.membership.stragglers import Paces
 from shoal.membership.view import MemberId
 
-AHEAD_S = 0.75
-"""How far steps are leased beyond those at hand: the time between two words of a member, and a slow answer."""
 OUT_S = 5.0
 """How long a member that was cut loose may take to come out of a step, or three steps if those are longer."""
 GONE_S = 1.0
 """A member that was killed counts as gone after this long, whether its death was seen or not."""
-SNAPSHOT_SHARE = 0.02
-"""Part of the time that snapshots may take if the job does not fix their number."""
-MOST_STEPS_APART = 100
 RECENT = 20
 
 
@@ -54,7 +49,7 @@ class Running:
         self._steps: deque[float] = deque(maxlen=RECENT)
         self._waited: deque[float] = deque(maxlen=RECENT)
         self._sent: deque[float] = deque(maxlen=RECENT)
-        self._shards = {m: len(view.shards(m, plan.job.batch.virtual_shards)) for m in view.members}
+        self._shards = {m: len(its) for m, its in view.divided(plan.job.batch.virtual_shards).items()}
 
     @property
     def number(self) -> int:
@@ -108,8 +103,7 @@ class Running:
             return fixed
         if not (self._waited and self._sent and self.step_s):
             return MOST_STEPS_APART
-        cost = fmean(self._waited) + fmean(self._sent)
-        return max(1, min(MOST_STEPS_APART, math.ceil(cost / (SNAPSHOT_SHARE * self.step_s))))
+        return steps_apart(fmean(self._waited) + fmean(self._sent), self.step_s)
 
     def _note_costs(self, reports: Reports) -> None:
         """What training waited for, and what was computed beside it, which takes as much where no core is to spare."""
@@ -129,16 +123,18 @@ class Running:
         }
         pending: set[asyncio.Future[Any]] = set(tasks)
         broken_up: asyncio.Future[Any] = asyncio.ensure_future(self._broken_up.wait())
+        out: asyncio.Queue[asyncio.Future[Any]] = asyncio.Queue()
+        for task in (*tasks, broken_up):
+            task.add_done_callback(out.put_nowait)
         found: dict[MemberId, ViewEnd | BaseException] = {}
         deadline: float | None = None
         killed = False
         while pending:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            awaited = pending | {broken_up} if deadline is None else pending
-            done, _ = await asyncio.wait(awaited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            done = await _next_of(out, left)
             pending -= done
             found.update({tasks[t]: t.result() for t in done if t in tasks})
-            if deadline is None and (broken_up in done or any(_too_early(t.result()) for t in done)):
+            if deadline is None and any(t is broken_up or _too_early(t.result()) for t in done):
                 self.broken_at = time.monotonic()
                 self.cut({m: actors[m] for t in pending if (m := tasks[t]) in actors})
                 deadline = self.broken_at + max(OUT_S, 3 * (self.step_s or 0.0))
@@ -162,6 +158,16 @@ class Running:
         """Make whatever these members wait for in this view fail at once."""
         for actor in actors.values():
             actor.cut.remote(self._plan.key, self.number)
+
+
+async def _next_of(out: asyncio.Queue[asyncio.Future[Any]], timeout_s: float | None) -> set[asyncio.Future[Any]]:
+    """Those that are out by now; waits for one, but not for longer than `timeout_s`. Looks at no other."""
+    done = set()
+    with suppress(asyncio.TimeoutError):
+        done.add(await asyncio.wait_for(out.get(), timeout_s))
+    while not out.empty():
+        done.add(out.get_nowait())
+    return done
 
 
 def tally_of(plan: RunPlan, leasing: Leasing) -> Tally:

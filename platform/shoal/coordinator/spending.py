@@ -21,6 +21,8 @@ from shoal.tracking.prices import Rate, Tariff
 WRITE_EVERY_S = 10.0
 """Between two entries in the ledger while nobody comes or goes. If everything is lost at once, it is not known for what
 the energy of so long was used; how much it was, the commits say."""
+WORKERS_PER_S = 10.0
+"""An entry has a line for each worker: of many it is written less often, so that the ledger grows no faster."""
 JOULES_PER_KWH = 3.6e6
 
 
@@ -132,7 +134,8 @@ class Spending:
             book.write("worker", member=member, lost=member in self._lost, **_departure(line, now, wall))
             changed = True
         self._lost.clear()
-        if changed or self._written is None or now - self._written >= WRITE_EVERY_S:
+        apart = max(WRITE_EVERY_S, len(self._account.open) / WORKERS_PER_S)
+        if changed or self._written is None or now - self._written >= apart:
             self._write(book, now)
 
     def _welcome(self, book: Book, hand: Hand, now: float) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -19,6 +20,7 @@ from shoal.coordinator.scene import Scene
 from shoal.coordinator.sight import blind_spots
 from shoal.coordinator.watch import cause_of
 from shoal.errors import WorkerLost
+from shoal.membership.buddies import buddies
 from shoal.membership.commits import Progressed
 from shoal.membership.decisions import Form, change_wanted
 from shoal.membership.leasing import Due, EndKind
@@ -26,7 +28,7 @@ from shoal.membership.losses import NEVER_CHARGED, Cause, explain
 from shoal.membership.messages import Fresh, Grant, InMemory, Reports, Stored, ViewEnd, ViewOrder
 from shoal.membership.phases import Phase
 from shoal.membership.reach import cut_off
-from shoal.membership.recovery import Formed, buddies
+from shoal.membership.recovery import Formed
 from shoal.membership.view import MemberId, View
 from shoal.tracking.changes import describe
 from shoal.worker.outfit import Links
@@ -190,7 +192,7 @@ class Stage:
         keepers = self._keepers(view) if running.sharded else {}
         first = scene.crew.hands[view.members[0]].facts
         assert first is not None, "only workers that are ready are in a view"
-        links = Links(ray.get_runtime_context().current_actor, self._feeding.feed, dict(actors))
+        links = partial(Links, ray.get_runtime_context().current_actor, self._feeding.feed)
         orders = {
             m: ViewOrder(
                 view,
@@ -203,7 +205,9 @@ class Stage:
             )
             for m in view.members
         }
-        return {m: actors[m].run_view.remote(self._scene.plan.key, order, links) for m, order in orders.items()}
+        # To each only what it needs: orders with the handles of all would take a second for some hundred members.
+        known = {m: {k: actors[k]} if (k := keepers.get(m)) is not None else {} for m in orders}
+        return {m: actors[m].run_view.remote(scene.plan.key, order, links(known[m])) for m, order in orders.items()}
 
     def let_go(self, members: Collection[MemberId]) -> None:
         """End the workers that are to leave and are not among `members`."""

@@ -193,7 +193,13 @@ class Reading:
         catalog, order = self._reads[name]
         try:
             produced = stream_blocks(
-                catalog, order, stream.start, stream.stop, reservation=self._plan.reservation, held_bytes=self._ahead
+                catalog,
+                order,
+                stream.start,
+                stream.stop,
+                reservation=self._plan.reservation,
+                held_bytes=self._ahead,
+                wanted=stream.wanted,
             )
             for block in produced:
                 if not stream.put(block.ref, block.rows, block.nbytes):

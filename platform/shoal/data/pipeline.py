@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -212,9 +213,17 @@ def window_source(catalog: Catalog, tasks: Sequence[tuple[WindowPlan, ...]], *, 
 
 
 def stream_blocks(
-    catalog: Catalog, order: Order, start: int, stop: int, *, reservation: Reservation, held_bytes: int
+    catalog: Catalog,
+    order: Order,
+    start: int,
+    stop: int,
+    *,
+    reservation: Reservation,
+    held_bytes: int,
+    wanted: threading.Event | None = None,
 ) -> Iterator[ray_compat.Block]:
-    """Blocks of positions from the window of `start` to the one of `stop - 1`, in order.
+    """Blocks of positions from the window of `start` to the one of `stop - 1`, in order. The consumer asks for no more
+    of them while `wanted` is there and not set.
 
     Works in segments, each one execution of Ray Data; the next one starts while the current one still has a quarter of
     its blocks to give. Raises what the pipeline raises; DataError if rows are missing at the end of a segment.
@@ -223,7 +232,7 @@ def stream_blocks(
 
     def begin() -> _Segment | None:
         segment = list(islice(tasks, SEGMENT_TASKS))
-        return _Segment.begin(catalog, order.seed, segment, reservation, held_bytes) if segment else None
+        return _Segment.begin(catalog, order.seed, segment, reservation, held_bytes, wanted) if segment else None
 
     with ThreadPoolExecutor(1, thread_name_prefix="shoal-segment") as ahead:
         following: Future[_Segment | None] | None = ahead.submit(begin)
@@ -252,6 +261,7 @@ class _Segment:
         tasks: Sequence[tuple[WindowPlan, ...]],
         reservation: Reservation,
         held_bytes: int,
+        wanted: threading.Event | None,
     ) -> _Segment:
         dataset = ray_compat.read_in_order(
             window_source(catalog, tasks, seed=seed),
@@ -261,6 +271,7 @@ class _Segment:
             task_cpus=reservation.task_cpus,
             group=reservation.group,
             held_bytes=held_bytes,
+            wanted=wanted,
         )
         rows = sum(plan.window.samples for task in tasks for plan in task)
         return cls(rows, ray_compat.blocks(dataset))

@@ -81,6 +81,9 @@ class Stream:
         self.name, self.start, self.stop = name, start, stop
         self._limit = limit
         self._changed = threading.Condition()
+        self.wanted = threading.Event()
+        """Not set: `put` waits, because enough is held."""
+        self.wanted.set()
         self._blocks: list[_Held] = []
         self._starts: list[int] = []
         self._waiters: list[_Waiter] = []
@@ -100,7 +103,9 @@ class Stream:
             self._produced = stop
             self._wake()
             while self._full() and not self._closed:
+                self.wanted.clear()
                 self._changed.wait()
+            self.wanted.set()
             return not self._closed
 
     def fail(self, error: ShoalError) -> None:

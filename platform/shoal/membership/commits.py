@@ -82,13 +82,13 @@ class Gathering(Generic[T]):
     """Collects one thing per member and step. What a step already has is not taken twice."""
 
     def __init__(self, members: Sequence[MemberId]) -> None:
-        self._members = tuple(members)
+        self._members = dict.fromkeys(members)
         self._open: dict[int, dict[MemberId, T]] = {}
         self._done: set[int] = set()
 
     def add(self, member: MemberId, step: int, thing: T) -> None:
         """`member` says `thing` of `step`; what it said before of that step stands."""
-        assert member in self._members, f"{member} is not in {self._members}"
+        assert member in self._members, f"{member} is not in {list(self._members)}"
         if step not in self._done:
             self._open.setdefault(step, {}).setdefault(member, thing)
 
@@ -154,7 +154,9 @@ class Tally:
         self._steps: Gathering[StepReport] = Gathering(view.members)
         self._evaluations: Gathering[EvaluationReport] = Gathering(view.members)
         self._written: Gathering[ShardWritten] = Gathering(view.members)
-        self._kept: dict[MemberId, set[int]] = {m: set() for m in view.members}
+        self._kept: dict[int, set[MemberId]] = {}
+        """Of each step from the last stable one on: whose snapshot is with the buddy."""
+        self._members = frozenset(view.members)
         self._entered: set[MemberId] = set()
 
     def resume_at(self, committed: int, *, evaluated: Collection[int] = (), saved: Collection[int] = ()) -> None:
@@ -204,7 +206,7 @@ class Tally:
 
     def _hear(self, reports: Reports) -> None:
         member = reports.member
-        assert member in self._kept, f"{member} is not in {self.view.members}"
+        assert member in self._members, f"{member} is not in {self.view.members}"
         for report in reports.steps:
             if report.step > self.committed:
                 self.reported = max(self.reported, report.step)
@@ -223,13 +225,15 @@ class Tally:
             self.safe = self.safe or entered or self._steps.whole(self.committed + 1)
 
     def _keep(self, member: MemberId, steps: Iterable[int]) -> None:
-        self._kept[member].update(s for s in steps if s >= self.stable)
         # Not the least of each member's latest: a state is whole only if all parts are of the same step.
-        whole = set.intersection(*self._kept.values())
-        if whole:
-            self.safe, self.stable = True, max(whole)
-            for kept in self._kept.values():
-                kept -= {s for s in kept if s < self.stable}
+        whole = self.stable if self.safe else self.stable - 1
+        for step in steps:
+            if step >= self.stable and member not in (kept := self._kept.setdefault(step, set())):
+                kept.add(member)
+                whole = max(whole, step if len(kept) == self.view.size else whole)
+        if whole >= self.stable:
+            self.safe, self.stable = True, whole
+            self._kept = {step: kept for step, kept in self._kept.items() if step >= whole}
 
     def _final(self) -> Progressed:
         commits, self._commits = tuple(self._commits), []

@@ -142,14 +142,16 @@ def change_wanted(s: Situation) -> Change | None:
     assert s.last is not None, "there is no view that could be changed"
     staying = _staying(s)
     crew = _crew(s, staying)
-    stay = [m for m in s.last.members if m in crew]
-    leaves = tuple(m for m in s.last.members if m not in crew)
-    joins = tuple(m for m in crew if m not in s.last.members)
+    chosen, old = set(crew), set(s.last.members)
+    leaves = tuple(m for m in s.last.members if m not in chosen)
+    joins = tuple(m for m in crew if m not in old)
     replaced = len(crew) >= min(s.last.size, s.max)
     if leaves and (replaced or not _can_wait(s, leaves)):
         why = {r.member: r.leaving or f"more than workers.max={s.max}" for r in s.ready}
         said = ", ".join(f"{m} ({why.get(m, 'gone')})" for m in leaves)
-        return Change(f"leave: {said}" + _also(joins), joins, leaves, checkpoint=not stay and len(staying) < s.min)
+        return Change(
+            f"leave: {said}" + _also(joins), joins, leaves, checkpoint=not chosen & old and len(staying) < s.min
+        )
     if leaves:
         return None
     if joins and s.last.size < s.min:
@@ -168,9 +170,9 @@ def change_wanted(s: Situation) -> Change | None:
 
 def _staying(s: Situation) -> list[MemberId]:
     """Those who could be members: the last view's in their rank order, then newcomers as they became ready."""
-    able = [r.member for r in s.ready if r.leaving is None]
-    old = [m for m in s.last.members if m in able] if s.last else []
-    return old + [m for m in able if m not in old]
+    able = dict.fromkeys(r.member for r in s.ready if r.leaving is None)
+    old = dict.fromkeys(m for m in s.last.members if m in able) if s.last else {}
+    return [*old, *(m for m in able if m not in old)]
 
 
 def _can_wait(s: Situation, leaves: Collection[MemberId]) -> bool:
@@ -203,7 +205,7 @@ def _crew(s: Situation, staying: Sequence[MemberId]) -> tuple[MemberId, ...]:
         return ()
     rounds = -(-s.virtual_shards // most)
     enough = -(-s.virtual_shards // rounds)
-    old = sum(m in s.last.members for m in staying) if s.last else 0
+    old = len(set(s.last.members).intersection(staying)) if s.last else 0
     return tuple(staying[: min(most, max(enough, s.min, old))])
 
 
@@ -211,7 +213,8 @@ def _form(s: Situation, choice: Choice, crew: tuple[MemberId, ...]) -> Form:
     members = _with_holders(s, choice, crew)
     source = choice.source(members)
     assert source is not None, "everyone who holds a part of the state is ready"
-    spares = tuple(r.member for r in s.ready if r.member not in members and r.leaving is None)
+    taken = set(members)
+    spares = tuple(r.member for r in s.ready if r.member not in taken and r.leaving is None)
     reason = _reason(s, choice, members, crew)
     if spares:
         why = f"workers.max={s.max}" if len(members) >= s.max else "more would not be faster"
@@ -233,7 +236,8 @@ def _with_holders(s: Situation, choice: Choice, crew: tuple[MemberId, ...]) -> t
         if choice.state.among(chosen - {member}) is not None:
             chosen.discard(member)
     old = s.last.members if s.last else ()
-    return (*(m for m in old if m in chosen), *(r.member for r in s.ready if r.member in chosen - set(old)))
+    new = chosen.difference(old)
+    return (*(m for m in old if m in chosen), *(r.member for r in s.ready if r.member in new))
 
 
 def _closing_view(s: Situation, choice: Choice, stop: str) -> Form | Conclude:
@@ -278,9 +282,10 @@ def _too_few(s: Situation, ready: int) -> str:
 
 
 def _reason(s: Situation, choice: Choice, members: Sequence[MemberId], crew: Collection[MemberId]) -> str:
-    old = s.last.members if s.last else ()
+    old = dict.fromkeys(s.last.members) if s.last else {}
+    now, crew = set(members), set(crew)
     parts = [s.verdict.reason] if isinstance(s.verdict, Recover) else []
-    gone = [m for m in old if m not in members]
+    gone = [m for m in old if m not in now]
     if gone and s.verdict is None:
         parts.append(f"without {', '.join(gone)}")
     joined = [m for m in members if m not in old]

@@ -13,6 +13,11 @@ from shoal.membership.view import Lease, MemberId, View, lease
 LEAST_AHEAD = 2
 """Steps leased beyond the last reported one: one that runs and one that is being loaded."""
 MOST_AHEAD = 64
+AHEAD_S = 0.75
+"""How far steps are leased beyond those at hand: the time between two words of a member, and a slow answer."""
+SNAPSHOT_SHARE = 0.02
+"""Part of the time that snapshots may take if the job does not fix their number."""
+MOST_STEPS_APART = 100
 
 
 class EndKind(str, Enum):
@@ -86,6 +91,11 @@ def horizon(reported: int, step_s: float | None, *, ahead_s: float) -> int:
     return reported + min(MOST_AHEAD, LEAST_AHEAD + ceil(ahead))
 
 
+def steps_apart(cost_s: float, step_s: float) -> int:
+    """Steps from one snapshot to the next: as few as cost SNAPSHOT_SHARE of the time if one takes `cost_s` seconds."""
+    return max(1, min(MOST_STEPS_APART, ceil(cost_s / (SNAPSHOT_SHARE * step_s))))
+
+
 class Leasing:
     """Leases of one view. A step leased to one member is leased to all, so that nobody waits in a collective alone.
 
@@ -101,6 +111,7 @@ class Leasing:
         self.end: End | None = None
         self._told = False
         self._given = dict.fromkeys(view.members, first_step - 1)
+        self._shards = view.divided(plan.virtual_shards)
         self._snapshots: set[int] = set()
         self._last_snapshot = first_step - 1
         last = plan.course.last
@@ -170,7 +181,9 @@ class Leasing:
         self._told = self._told or self.end is not None
         first, self._given[member] = self._given[member] + 1, self.leased_until
         taken = tuple(self._flagged(self._lease(member, s)) for s in range(first, self.leased_until + 1))
-        self._snapshots -= {s for s in self._snapshots if s <= min(self._given.values())}
+        if len(self._snapshots) > 2 * MOST_AHEAD:  # seldom: it looks at all members
+            told = min(self._given.values())
+            self._snapshots = {s for s in self._snapshots if s > told}
         return taken
 
     def last_due(self, step: int) -> LastDue:
@@ -185,7 +198,8 @@ class Leasing:
         )
 
     def _lease(self, member: MemberId, step: int) -> Lease:
-        return lease(self.view, member, step, course=self.plan.course, virtual_shards=self.plan.virtual_shards)
+        mine, plan = self._shards[member], self.plan
+        return lease(self.view.number, mine, step, course=plan.course, virtual_shards=plan.virtual_shards)
 
     def _flagged(self, given: Lease) -> Lease:
         # What follows the very last step is said by `End`, once, so that the two can never disagree.

@@ -1,4 +1,4 @@
-"""Where the state of the next view comes from, and who keeps whose copies. Pure.
+"""Where the state of the next view comes from. Pure.
 
 The rules, each of which the simulation tries to break:
 
@@ -11,7 +11,7 @@ The rules, each of which the simulation tries to break:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from shoal.membership.messages import Fresh, InMemory, Source, Stored, ViewEnd
@@ -41,9 +41,10 @@ class Remembered:
 
     def among(self, members: Collection[MemberId]) -> InMemory | None:
         """The source for a view of `members`; None if they do not hold the whole state."""
+        there = set(members)
         gives: dict[MemberId, list[MemberId]] = {}
         for owner, holders in self.holders:
-            able = [h for h in holders if h in members]
+            able = [h for h in holders if h in there]
             if able:
                 # The owner itself, else who has the least to give so far.
                 giver = owner if owner in able else min(able, key=lambda h: len(gives.get(h, ())))
@@ -56,10 +57,11 @@ class Remembered:
 
     def lacking(self, members: Collection[MemberId]) -> tuple[tuple[MemberId, ...], ...]:
         """For each part that `members` lack, who else holds it."""
+        there = set(members)
         if self.sharded:
-            return tuple(holders for _, holders in self.holders if not set(holders) & set(members))
+            return tuple(holders for _, holders in self.holders if there.isdisjoint(holders))
         everyone = tuple(h for _, holders in self.holders for h in holders)
-        return () if set(everyone) & set(members) else (everyone,)
+        return (everyone,) if there.isdisjoint(everyone) else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,29 +115,6 @@ def sources(
     if fresh_allowed:
         return Choice(Fresh(), f"from the initial weights{behind}", _again(Fresh(), committed))
     return None
-
-
-def buddies(
-    members: Sequence[MemberId], nodes: Mapping[MemberId, str], leaving: Collection[MemberId] = ()
-) -> dict[MemberId, MemberId]:
-    """Who keeps the copy of whose snapshots: another member, on another node where possible, the load spread evenly.
-
-    Members that are about to leave keep nobody's, unless there is no other. A member that is alone is not in the
-    result.
-    """
-    keepers: dict[MemberId, MemberId] = {}
-    load = dict.fromkeys(members, 0)
-    for i, owner in enumerate(members):
-        ring = [*members[i + 1 :], *members[:i]]
-        if not ring:
-            continue
-        keeper = min(
-            ring,
-            key=lambda m: (m in leaving, nodes.get(m) == nodes.get(owner), load[m], ring.index(m)),
-        )
-        keepers[owner] = keeper
-        load[keeper] += 1
-    return keepers
 
 
 def _best_shards(formed: Sequence[Formed], ends: Sequence[ViewEnd]) -> Remembered | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,9 +53,13 @@ class Paces:
     def stragglers(self) -> tuple[Straggler, ...]:
         """The persistently slow, slowest first. With two members the other one is the peer."""
         found = []
+        by_step: dict[int, list[float]] = {}
+        for times in self._times.values():
+            for step, seconds in times:
+                by_step.setdefault(step, []).append(seconds)
+        of_all = {step: sorted(seconds) for step, seconds in by_step.items()}
         for member, times in self._times.items():
-            others = [dict(t) for m, t in self._times.items() if m != member]
-            ratios = [_ratio(seconds, [o[step] for o in others if step in o]) for step, seconds in times]
+            ratios = [_ratio(seconds, of_all[step]) for step, seconds in times]
             if len(ratios) == self._steps and min(ratios) > self._factor:
                 found.append(Straggler(member, median(ratios), len(ratios)))
         return tuple(sorted(found, key=lambda s: -s.factor))
@@ -98,6 +103,13 @@ def relative(speeds: Mapping[MemberId, float], members: Sequence[MemberId]) -> l
     return [speeds.get(m, typical) / typical for m in members]
 
 
-def _ratio(seconds: float, others: Sequence[float]) -> float:
-    typical = median(others) if others else 0.0
+def _ratio(seconds: float, of_all: Sequence[float]) -> float:
+    """How many times as long as the others' median; `of_all`: in rising order, with `seconds` among them."""
+    count = len(of_all) - 1
+    if not count:
+        return 0.0
+    own, middle = bisect_left(of_all, seconds), count // 2
+    high = of_all[middle + (middle >= own)]  # of the others, whom one may think of as the rest of the row
+    low = high if count % 2 else of_all[middle - 1 + (middle - 1 >= own)]
+    typical = (low + high) / 2
     return seconds / typical if typical > 0 else 0.0

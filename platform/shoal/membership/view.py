@@ -33,6 +33,11 @@ class View:
         r = self.rank(member)
         return range(cuts[r], cuts[r + 1])
 
+    def divided(self, virtual_shards: int) -> dict[MemberId, range]:
+        """The virtual shards of each member, all at once."""
+        cuts = self.bounds(virtual_shards)
+        return {m: range(cuts[r], cuts[r + 1]) for r, m in enumerate(self.members)}
+
     def bounds(self, virtual_shards: int) -> tuple[int, ...]:
         """`cuts`, or those of an even division: size + 1 numbers from 0 to `virtual_shards`."""
         if self.cuts is not None:
@@ -69,13 +74,13 @@ class Lease:
         return self.places or (self.stop - self.start) // (last - first)
 
 
-def lease(view: View, member: MemberId, step: int, *, course: Course, virtual_shards: int) -> Lease:
-    """The lease of `member` for `step` (the first step is 1): a function of the view and the course alone."""
-    mine = view.shards(member, virtual_shards)
+def lease(view: int, mine: range, step: int, *, course: Course, virtual_shards: int) -> Lease:
+    """The lease of the virtual shards `mine` for `step` (the first step is 1): a function of the view and the course
+    alone."""
     first, stop = course.of(step)
     per_shard = (stop - first) // virtual_shards
     return Lease(
-        view=view.number,
+        view=view,
         step=step,
         shards=(mine.start, mine.stop),
         start=first + mine.start * per_shard,

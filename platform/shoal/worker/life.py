@@ -241,7 +241,10 @@ class Life:
         if to is None:
             return 0.0
         name = Held(self.order.member, self.order.view.number, step)
-        return ray.get(self._links.peers[to].keep.remote(self._outfit.run, name, parcel))
+        actor = self._links.keepers.get(to)
+        if actor is None:  # at the view's end, and seldom: another one keeps the copy
+            actor = ray.get(self._links.coordinator.keeper.remote(self._outfit.run, to), timeout=SYNC_S)
+        return ray.get(actor.keep.remote(self._outfit.run, name, parcel))
 
     def _export(self, engine: Any) -> None:
         parameters = engine.full_parameters()

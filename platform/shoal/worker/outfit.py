@@ -103,5 +103,5 @@ class Links:
 
     coordinator: Any
     feed: Any
-    peers: Mapping[MemberId, Any]
-    """The members' actors."""
+    keepers: Mapping[MemberId, Any]
+    """The actors of those to whom it brings copies, as far as they are known; of others the coordinator is asked."""

@@ -30,6 +30,9 @@ LOOK_S = (0.05, 1.0)
 EAGER_S = 10.0
 """After something was asked for, how long to look as often as at first."""
 
+UNKNOWN = "does not exist"
+"""What Ray says of a group that was removed (a cluster test looks)."""
+
 
 class Places:
     """Requests for places that the cluster has not granted yet."""
@@ -71,7 +74,9 @@ class Places:
         pause = LOOK_S[0]
         while True:
             asked = list(self._asked)
-            found = await asyncio.to_thread(lambda asked: [p for p in asked if p.wait(0)], asked) if asked else []
+            found, gone = await asyncio.to_thread(looked_at, asked) if asked else ([], [])
+            for place in gone:
+                self._asked.pop(place, None)  # whoever wants it asks anew
             granted = [p for p in found if p in self._asked]  # none that was taken back meanwhile
             for place in granted:
                 self.granted_after_s = time.monotonic() - self._asked.pop(place)
@@ -91,6 +96,20 @@ class Places:
             self._number = max(self._number, int(name[len(self._prefix) + len("place") :]))
             if number not in kept and place["state"] != "REMOVED":
                 remove_placement_group(get_placement_group(name))
+
+
+def looked_at(asked: list[PlacementGroup]) -> tuple[list[PlacementGroup], list[PlacementGroup]]:
+    """Which of the groups are granted, and which the cluster knows no more: taken back while one looks."""
+    granted, gone = [], []
+    for place in asked:
+        try:
+            if place.wait(0):
+                granted.append(place)
+        except Exception as error:
+            if UNKNOWN not in str(error):
+                raise
+            gone.append(place)
+    return granted, gone
 
 
 def start_worker(name: str, wanted: Workers, place: PlacementGroup, owner: str) -> Any:

@@ -21,7 +21,12 @@ def test_ray_data_still_has_what_the_pipeline_stands_on() -> None:
     from ray.data.block import BlockMetadata
 
     context = DataContext.get_current().copy()
-    for name in ("enable_progress_bars", "target_max_block_size", "execution_no_progress_timeout_s"):
+    for name in (
+        "enable_progress_bars",
+        "target_max_block_size",
+        "execution_no_progress_timeout_s",
+        "custom_execution_callback_classes",
+    ):
         assert hasattr(context, name), name
     assert hasattr(context.issue_detectors_config, "detectors")
     for name in ("preserve_order", "resource_limits", "label_selector", "verbose_progress"):
@@ -29,6 +34,32 @@ def test_ray_data_still_has_what_the_pipeline_stands_on() -> None:
     assert {"override_num_blocks", "num_cpus", "ray_remote_args"} <= set(inspect.signature(read_datasource).parameters)
     assert callable(Dataset.iter_internal_ref_bundles)
     assert {"num_rows", "size_bytes", "input_files", "exec_stats"} <= set(inspect.signature(BlockMetadata).parameters)
+
+
+def test_an_execution_rests_while_nobody_wants_more_and_its_tasks_know_nothing_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import threading
+
+    from ray import cloudpickle
+    from ray.data import DataContext
+    from ray.data._internal.execution.execution_callback import ExecutionCallback
+
+    monkeypatch.setattr(ray_compat, "REST_S", 1e9)
+    wanted = threading.Event()
+    context = DataContext.get_current().copy()
+    context.custom_execution_callback_classes = [ray_compat.Rest(wanted)]  # type: ignore[list-item]
+    made = context.copy().execution_callback_classes[-1]()
+    assert isinstance(made, ExecutionCallback)
+    step = threading.Thread(target=made.on_execution_step, args=(None,), daemon=True)
+    step.start()
+    assert step.is_alive()
+    wanted.set()
+    step.join(10)
+    assert not step.is_alive()
+    wanted.clear()
+    elsewhere = cloudpickle.loads(cloudpickle.dumps(context)).execution_callback_classes[-1]()
+    elsewhere.on_execution_step(None)
 
 
 def test_bundles_still_hold_references_with_metadata() -> None:

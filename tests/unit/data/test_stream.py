@@ -79,6 +79,7 @@ def test_the_pump_holds_back_at_its_limit_and_goes_on_after_a_release() -> None:
     stream = Stream("train", first=0, start=0, stop=1000, limit=300)
     thread = pump(stream, 100)
     until(lambda: stream.status().held_bytes == 300)
+    until(lambda: not stream.wanted.is_set())
     run(stream.locate([(0, 10)]))
     assert stream.status().held_blocks == 3
     assert stream.status().ahead == 30
@@ -89,6 +90,7 @@ def test_the_pump_holds_back_at_its_limit_and_goes_on_after_a_release() -> None:
     thread.join(DEADLINE_S)
     assert not thread.is_alive()
     assert stream.status().held_bytes == 0
+    assert stream.wanted.is_set()
 
 
 def test_a_request_larger_than_the_limit_is_served() -> None:

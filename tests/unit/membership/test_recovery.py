@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.membership.messages import Fresh, Held, InMemory, Stored, ViewEnd
-from shoal.membership.recovery import Choice, Formed, Remembered, buddies, sources
+from shoal.membership.recovery import Choice, Formed, Remembered, sources
 from shoal.membership.view import View
 
 pytestmark = pytest.mark.unit
@@ -171,29 +171,3 @@ def test_whatever_is_held_the_choice_is_whole_of_one_view_and_on_the_runs_branch
         assert all(Held(o, best[1], best[0]) in has[m] for m, parts in given_by.gives for o in parts)
     else:
         assert choice.state == Fresh()
-
-
-# Buddies -------------------------------------------------------------------------------------------------------------
-
-
-@settings(deadline=None)
-@given(nodes=st.lists(st.sampled_from("xyz"), max_size=7), data=st.data())
-def test_buddies_are_others_elsewhere_if_possible_and_stay(nodes: list[str], data: st.DataObject) -> None:
-    where = {f"w{i}": n for i, n in enumerate(nodes)}
-    leaving = set(data.draw(st.lists(st.sampled_from(sorted(where)), unique=True))) if where else set()
-    keepers = buddies(tuple(where), where, leaving)
-    assert set(keepers) == (set(where) if len(where) > 1 else set())
-    for owner, buddy in keepers.items():
-        others = [m for m in where if m != owner and m not in leaving] or [m for m in where if m != owner]
-        assert buddy in others
-        if any(where[m] != where[owner] for m in others):
-            assert where[buddy] != where[owner]
-
-
-def test_members_on_different_nodes_form_a_ring() -> None:
-    assert buddies("abcd", {m: m for m in "abcd"}) == {"a": "b", "b": "c", "c": "d", "d": "a"}
-    assert buddies("abcd", dict.fromkeys("abcd", "here")) == {"a": "b", "b": "c", "c": "d", "d": "a"}
-
-
-def test_no_buddy_keeps_more_than_it_must() -> None:
-    assert buddies("abcd", {"a": "x", "b": "x", "c": "y", "d": "y"}) == {"a": "c", "b": "d", "c": "a", "d": "b"}

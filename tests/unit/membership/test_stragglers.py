@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import combinations, pairwise
+from statistics import median
 
 import pytest
 from hypothesis import given, settings
@@ -111,3 +112,18 @@ def test_no_division_is_faster_beyond_noise(speeds: list[float], extra: int) -> 
 def test_members_of_unknown_speed_count_as_typical() -> None:
     assert relative({"a": 2.0, "b": 4.0, "c": 2.0}, ("c", "x", "b")) == [1.0, 1.0, 2.0]
     assert relative({}, ("a", "b")) == [1.0, 1.0]
+
+
+@settings(deadline=None)
+@given(seconds=st.lists(st.sampled_from([0.1, 0.2, 0.25, 0.4, 1.0]), min_size=1, max_size=9))
+def test_the_others_median_is_that_without_the_member_itself(seconds: list[float]) -> None:
+    found = Paces(factor=1.2, steps=1)
+    found.keep(str(i) for i in range(len(seconds)))
+    for i, s in enumerate(seconds):
+        found.add(str(i), 1, s)
+    right = {
+        str(i): s / median(others)
+        for i, s in enumerate(seconds)
+        if (others := seconds[:i] + seconds[i + 1 :]) and s / median(others) > 1.2
+    }
+    assert {x.member: x.factor for x in found.stragglers()} == pytest.approx(right)
