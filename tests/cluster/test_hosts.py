@@ -28,7 +28,7 @@ pytestmark = pytest.mark.cluster
 HEAD, A, B, C = range(4)
 SLOTS = (0, 1, 2, 1)
 CLOCKS = {A: 5 * 3600.0, C: -3 * 3600.0}
-STEPS = 400
+STEPS = 600
 RUN_S = 150.0
 CHANGE_S = 60.0
 """A change takes some seconds here, ten more where silence has to be told from slowness."""

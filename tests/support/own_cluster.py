@@ -152,8 +152,14 @@ class OwnCluster:
         command, environment = gcs.cmdline(), gcs.environ()
         gcs.kill()
         gcs.wait()
+        gcs_address = (self.address.partition(":")[0], self.port)
         quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return lambda: subprocess.Popen(command, env=environment, start_new_session=True, **quiet) and None
+
+        def start() -> None:
+            subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
+            _wait_for(gcs_address, "the GCS")
+
+        return start
 
     def kill_head(self) -> None:
         """Kill the GCS, and with it everybody on the head's node: the raylet, its workers, Ray's other processes."""
@@ -181,6 +187,16 @@ def _node_id(raylet: psutil.Process) -> str:
     return " ".join([*raylet.cmdline(), raylet.environ().get("RAY_OVERRIDE_NODE_ID_FOR_TESTING", "")])
 
 
+def _wait_for(address: tuple[str, int], what: str) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        with socket.socket() as line:
+            if not line.connect_ex(address):
+                return
+        assert time.monotonic() < deadline, f"{what} did not start"
+        time.sleep(0.05)
+
+
 class Redis:
     """A Redis server of its own port and folder."""
 
@@ -192,13 +208,7 @@ class Redis:
             [binary, "--port", str(self.port), "--bind", HOST, "--dir", str(self._folder), "--save", ""],
             stdout=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 20
-        while True:
-            with socket.socket() as line:
-                if not line.connect_ex((HOST, self.port)):
-                    return
-            assert time.monotonic() < deadline, "Redis did not start"
-            time.sleep(0.05)
+        _wait_for((HOST, self.port), "Redis")
 
     def environment(self) -> dict[str, str]:
         """What makes a head keep its tables there."""
