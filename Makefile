@@ -38,6 +38,8 @@ bench: $(READY)  ## the measurements behind benchmarks/README.md
 	$(BIN)/python -m benchmarks.feed
 	$(BIN)/python -m benchmarks.recovery
 	$(BIN)/python -m benchmarks.recovery --cost
+	$(BIN)/python -m benchmarks.simulated
+	$(BIN)/python -m benchmarks.control_plane
 	$(BIN)/python -m benchmarks.reshard
 	$(BIN)/python -m benchmarks.exact
 	$(BIN)/python -m benchmarks.data_efficiency

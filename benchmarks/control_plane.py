@@ -59,6 +59,8 @@ class Found:
     """What one size showed. Seconds, unless it says otherwise."""
 
     members: int
+    where: str = ""
+    """The machine, and the commit."""
     start_s: float = 0.0
     """From the last member's being ready to the first commit."""
     steps_per_s: float = 0.0
@@ -160,7 +162,7 @@ def running(members: int, step_s: float) -> Iterator[tuple[Bench, float]]:
 
 def measure(members: int, step_s: float, seconds: float, events: int) -> Found:
     with running(members, step_s) as (bench, took):
-        found = Found(members, start_s=took, asked_per_s=1 / step_s)
+        found = Found(members, machine(), start_s=took, asked_per_s=1 / step_s)
         time.sleep(3.0)
         ray.get(bench.host.take_answers.remote())
         host = ray.get(bench.host.usage.remote())["cpu_s"]
@@ -236,14 +238,14 @@ def show(found: list[Found], before: list[Found], lengths: list[tuple[int, float
     """The page, and the picture in it."""
     picture(found, before)
     text = (
-        f"# How the coordinator's work grows\n\n{machine()}\n\n"
+        f"# How the coordinator's work grows\n\n{found[-1].where}\n\n"
         f"Members without torch that speak the workers' protocol, in one process; the coordinator is the real one, in "
         f"its own. A step takes a member {1 / found[0].asked_per_s:g} s; ZeRO 1, a copy each 10 steps, "
         f"{PER_NODE} members on a node. Changes: from the event to the first commit after it, one step included. "
         f"Members form no group and move no state.\n\n{HEAD}" + "\n".join(map(row, found)) + "\n"
     )
     if before:
-        text += f"\nBefore the mends of the same day:\n\n{HEAD}" + "\n".join(map(row, before)) + "\n"
+        text += f"\nBefore, {before[-1].where}:\n\n{HEAD}" + "\n".join(map(row, before)) + "\n"
     text += "\n![growth](control_plane.png)\n"
     if lengths:
         text += "\nOver the length of a run, 4 members, without Ray (the dummies' side included):\n\n"

@@ -16,7 +16,7 @@ from typing import Any
 from shoal.coordinator.actor import Coordinator
 from shoal.coordinator.shell import Shell
 from shoal.errors import WorkerLost
-from shoal.membership.leasing import EndKind
+from shoal.membership.leasing import EndKind, beat_s
 from shoal.membership.messages import (
     Entered,
     Grant,
@@ -31,7 +31,7 @@ from shoal.membership.messages import (
 )
 from shoal.membership.view import Lease
 from shoal.pool.spec import Answer, Ask, Lent
-from shoal.worker.courier import BEAT_S, Courier
+from shoal.worker.courier import Courier
 from shoal.worker.outfit import Links, Outfit, WorkerFacts
 
 DIGEST = "0123456789abcdef"
@@ -85,6 +85,9 @@ class Dummy:
         )  # fmt: skip
 
     async def warm_up(self, *_: Any) -> None: ...
+
+    async def out_of_sight(self, *_: Any) -> list[str]:
+        return []
 
     async def reading(self, run: str) -> tuple[Reading, str | None]:
         return Reading(0.0, "cpu-estimate"), None
@@ -141,7 +144,7 @@ class Life:
         """Until the view ends; returns why it broke."""
         dummy, host = self.dummy, self.dummy.host
         self.step = self.order.source.step
-        mark = time.perf_counter()
+        mark, beat = time.perf_counter(), beat_s(self.order.view.size)
         self.courier.progress = lambda: Progress(self.step + 1, self.step, "compute")
         while True:
             if dummy.dead.is_set() or dummy.cut.is_set():
@@ -153,9 +156,9 @@ class Life:
                 self._snapshot(self.step)
                 return None
             first = self.step < self.order.first_step
-            soon = max(0.0, mark + host.step_s - time.perf_counter()) if first and self._leases else BEAT_S
+            soon = max(0.0, mark + host.step_s - time.perf_counter()) if first and self._leases else beat
             end = grant.end is not None and grant.end.kind is not EndKind.BUDGET
-            wait = min(soon, max(0.0, mark + host.step_s - time.perf_counter())) if end else min(soon, BEAT_S)
+            wait = min(soon, max(0.0, mark + host.step_s - time.perf_counter())) if end else min(soon, beat)
             await dummy.host.pause(dummy, wait)
             mark = self._work(mark, host.step_s)
 

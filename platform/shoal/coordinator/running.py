@@ -14,7 +14,7 @@ from shoal.coordinator.plan import RunPlan
 from shoal.coordinator.watch import Pulse
 from shoal.errors import WorkerLost
 from shoal.membership.commits import Tally
-from shoal.membership.leasing import AHEAD_S, MOST_STEPS_APART, EndKind, Leasing, horizon, steps_apart
+from shoal.membership.leasing import MOST_STEPS_APART, EndKind, Leasing, ahead_s, horizon, steps_apart
 from shoal.membership.messages import Entered, Grant, Reports, Source, ViewEnd
 from shoal.membership.stragglers import Paces
 from shoal.membership.view import MemberId
@@ -87,7 +87,7 @@ class Running:
 
     def grant(self, member: MemberId, committed: int, incarnation: int) -> Grant:
         """The answer: leases as far ahead as is good, and the view's end if it is known."""
-        ahead = horizon(self.tally.reported, self.quickest_s, ahead_s=AHEAD_S)
+        ahead = horizon(self.tally.reported, self.quickest_s, ahead_s=ahead_s(self.view.size))
         last = self._plan.until_step
         self.leasing.extend(ahead if last is None else min(ahead, last), self.snapshot_every)
         if ended := self._plan.stretch_ended(self.leasing.leased_until):
@@ -122,8 +122,8 @@ class Running:
             asyncio.ensure_future(_result(ref)): member for member, ref in refs.items()
         }
         pending: set[asyncio.Future[Any]] = set(tasks)
-        broken_up: asyncio.Future[Any] = asyncio.ensure_future(self._broken_up.wait())
         out: asyncio.Queue[asyncio.Future[Any]] = asyncio.Queue()
+        broken_up: asyncio.Future[Any] = asyncio.ensure_future(self._broken_up.wait())
         for task in (*tasks, broken_up):
             task.add_done_callback(out.put_nowait)
         found: dict[MemberId, ViewEnd | BaseException] = {}
@@ -134,7 +134,7 @@ class Running:
             done = await _next_of(out, left)
             pending -= done
             found.update({tasks[t]: t.result() for t in done if t in tasks})
-            if deadline is None and any(t is broken_up or _too_early(t.result()) for t in done):
+            if deadline is None and (broken_up in done or any(_too_early(t.result()) for t in done)):
                 self.broken_at = time.monotonic()
                 self.cut({m: actors[m] for t in pending if (m := tasks[t]) in actors})
                 deadline = self.broken_at + max(OUT_S, 3 * (self.step_s or 0.0))

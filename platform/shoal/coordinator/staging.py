@@ -205,7 +205,7 @@ class Stage:
             )
             for m in view.members
         }
-        # To each only what it needs: orders with the handles of all would take a second for some hundred members.
+        # To each only what it needs: the handles of all in each order would grow with the square of the members.
         known = {m: {k: actors[k]} if (k := keepers.get(m)) is not None else {} for m in orders}
         return {m: actors[m].run_view.remote(scene.plan.key, order, links(known[m])) for m, order in orders.items()}
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from shoal.errors import CapacityError, CheckpointError, DataError, TaskError, WorkerLost, WorkerRefused
+from shoal.membership.leasing import beat_s
 from shoal.membership.losses import Cause
 from shoal.membership.messages import Progress
 from shoal.membership.view import MemberId
@@ -16,6 +17,8 @@ ASLEEP_S = 1.0
 """Looks are more frequent: if there was none for so long, it was the coordinator that did not run."""
 BEATS_MISSED_S = 5.0
 """A member's courier speaks twice a second; one that was quiet for this long hangs as a process."""
+BEATS_MISSED = 4.0
+"""Among so many members that they speak less often: so many beats."""
 STEPS_MISSED = 20.0
 """A step may take this many times as long as steps do before it counts as stuck."""
 FLOOR_S = 10.0
@@ -94,7 +97,8 @@ class Pulse:
         limit = self.limit(step_s)
         if not self._members or now - self.last_moved <= limit:
             return None
-        mute = {m: h for m, h in self._members.items() if now - h.at > min(BEATS_MISSED_S, limit)}
+        quiet = max(BEATS_MISSED_S, BEATS_MISSED * beat_s(len(self._members)))
+        mute = {m: h for m, h in self._members.items() if now - h.at > min(quiet, limit)}
         if len(mute) == len(self._members) > 1 and now - self.last_moved <= self._silence_s:
             return None
         return {m: _seen(h, now, limit, mute=m in mute) for m, h in (mute or self._behind()).items()}

@@ -13,8 +13,12 @@ from shoal.membership.view import Lease, MemberId, View, lease
 LEAST_AHEAD = 2
 """Steps leased beyond the last reported one: one that runs and one that is being loaded."""
 MOST_AHEAD = 64
-AHEAD_S = 0.75
-"""How far steps are leased beyond those at hand: the time between two words of a member, and a slow answer."""
+BEAT_S = 0.5
+"""Between two words of a member to the coordinator. Short against a human's patience, long against a remote call."""
+WORDS_PER_S = 400.0
+"""Of all members together: one costs a coordinator about a millisecond (benchmarks/results/control_plane.md)."""
+ANSWER_S = 0.25
+"""A slow answer of the coordinator."""
 SNAPSHOT_SHARE = 0.02
 """Part of the time that snapshots may take if the job does not fix their number."""
 MOST_STEPS_APART = 100
@@ -78,6 +82,16 @@ class LastDue:
 
     evaluate: int | None = None
     checkpoint: int | None = None
+
+
+def beat_s(members: int) -> float:
+    """Seconds between two words of each of so many members. What others wait for is said at once."""
+    return max(BEAT_S, members / WORDS_PER_S)
+
+
+def ahead_s(members: int) -> float:
+    """How far steps are leased beyond those at hand: the time between two words, and a slow answer."""
+    return beat_s(members) + ANSWER_S
 
 
 def horizon(reported: int, step_s: float | None, *, ahead_s: float) -> int:

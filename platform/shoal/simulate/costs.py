@@ -28,7 +28,7 @@ class Costs:
     start_s: float = 60.0
     detect_s: float = 20.0
     regroup_s: float = 0.2
-    regroup_per_worker_s: float = 0.003
+    regroup_per_worker_s: float = 0.006
     state_s: float | None = None
     resume_s: float = 0.3
     beside: float = 0.0
@@ -86,8 +86,8 @@ MEANING: Mapping[str, tuple[str, str]] = {
     "regroup_s": ("forming a view, whatever its size", "0.05 to 0.25: benchmarks/results/recovery.md"),
     "regroup_per_worker_s": (
         "forming a view, for each member",
-        "30 s for more than 10,000 GPUs: MegaScale (arXiv 2402.15627), section 3.5; the coordinator's part: "
-        "benchmarks/results/control_plane.md",
+        "0.006 for the coordinator's part on two busy cores: benchmarks/results/control_plane.md; 0.003 for a group "
+        "of more than 10,000 GPUs: MegaScale (arXiv 2402.15627), section 3.5",
     ),
     "state_s": (
         "moving the state to its new places",

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from shoal.membership.buddies import buddies
 from shoal.membership.decisions import Change as WantedChange
 from shoal.membership.decisions import Form, Situation, Standing, change_wanted, leaves_before_s, next_view
-from shoal.membership.leasing import AHEAD_S, horizon
+from shoal.membership.leasing import ahead_s, horizon
 from shoal.membership.losses import Recover
 from shoal.membership.messages import Fresh, Stored
 from shoal.membership.recovery import Choice
@@ -181,7 +181,8 @@ class Play:
         self._change = change_wanted(situation)
         if self._change is not None:
             step_s = self._cycle
-            ahead = horizon(self._whole(), step_s, ahead_s=AHEAD_S)
+            size = sum(self._in_view.values())
+            ahead = horizon(self._whole(), step_s, ahead_s=ahead_s(size))
             self._intend(self._began + ahead * step_s, "boundary")
             return
         before = leaves_before_s(situation)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from shoal.membership.leasing import End
+from shoal.membership.leasing import BEAT_S, End
 from shoal.membership.messages import (
     Entered,
     EvaluationReport,
@@ -28,8 +28,6 @@ from shoal.membership.messages import (
 )
 from shoal.membership.view import Lease, MemberId
 
-BEAT_S = 0.5
-"""Between two words to the coordinator. Short against a human's patience, long against the cost of a remote call."""
 RETRY_S = 0.1
 """Between two attempts to reach a coordinator that is being restarted."""
 
@@ -44,8 +42,10 @@ Said = StepReport | EvaluationReport | ShardWritten | SnapshotKept
 class Courier:
     """Carries reports and leases of one member in one view."""
 
-    def __init__(self, member: MemberId, view: int, sync: Sync, *, patience_s: float = 60.0) -> None:
-        """`patience_s`: how long the coordinator may be out of reach."""
+    def __init__(
+        self, member: MemberId, view: int, sync: Sync, *, patience_s: float = 60.0, beat_s: float = BEAT_S
+    ) -> None:
+        """`patience_s`: how long the coordinator may be out of reach. `beat_s`: between two words to it."""
         self.leases: queue.Queue[Lease | BaseException | None] = queue.Queue()
         """Leases in order; None after the last of the view; an exception if the coordinator cannot be reached."""
         self.end: End | None = None
@@ -60,7 +60,7 @@ class Courier:
         self.poll: Callable[[], list[Any]] = list
         """What other threads have finished since the last call: ShardWritten and SnapshotKept."""
         self._member, self._view, self._sync = member, view, sync
-        self._patience_s = patience_s
+        self._patience_s, self._beat_s = patience_s, beat_s
         self._lock = threading.Lock()
         self._kept: list[Said] = []
         self._heard = 0  # how many of `_kept` the present coordinator has heard
@@ -108,7 +108,7 @@ class Courier:
                     return
                 self._receive(grant)
                 reached = time.monotonic()
-                self._wake.wait(BEAT_S)
+                self._wake.wait(self._beat_s)
                 self._wake.clear()
             except Exception as error:  # noqa: BLE001 - whatever it is, the coordinator did not answer
                 if time.monotonic() - reached > self._patience_s:

@@ -17,7 +17,7 @@ from shoal.engines.protocol import Engine
 from shoal.engines.task_module import from_collective
 from shoal.errors import TaskError, WorkerLost
 from shoal.job import Job
-from shoal.membership.leasing import EndKind
+from shoal.membership.leasing import EndKind, beat_s
 from shoal.membership.messages import (
     Entered,
     Fresh,
@@ -89,7 +89,9 @@ class Life:
         self._estate = estate
         self._links, self._outfit, self._job = links, outfit, job
         self._engine, self._snapshots = estate.engine, estate.snapshots
-        self._courier = Courier(order.member, order.view.number, self._sync, patience_s=COORDINATOR_S)
+        self._courier = Courier(
+            order.member, order.view.number, self._sync, patience_s=COORDINATOR_S, beat_s=beat_s(order.view.size)
+        )
         self._loader = Loader(self._courier.leases, self._read(), augmenter(job))
         self._writer = AsyncShardWriter()
         self._sender = None if estate.engine.keeps_state else Sender(self._send, self._courier.speak)

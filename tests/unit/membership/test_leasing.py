@@ -9,7 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.membership.course import Course
-from shoal.membership.leasing import LEAST_AHEAD, MOST_AHEAD, Due, End, EndKind, LastDue, Leasing, Plan, horizon
+from shoal.membership.leasing import (
+    LEAST_AHEAD,
+    MOST_AHEAD,
+    Due,
+    End,
+    EndKind,
+    LastDue,
+    Leasing,
+    Plan,
+    ahead_s,
+    beat_s,
+    horizon,
+)
 from shoal.membership.view import View
 from shoal.positions import Positions
 
@@ -204,3 +216,10 @@ def test_the_horizon_is_bounded(reported: int, step_s: float | None) -> None:
     assert LEAST_AHEAD <= ahead <= MOST_AHEAD
     # Whoever reported just now, and is heard again `ahead_s` later, has had work all the time and one step loaded.
     assert step_s is None or ahead == MOST_AHEAD or (ahead - 1) * step_s >= 0.75 + step_s * (1 - 1e-9)
+
+
+def test_many_members_speak_less_often_and_have_leases_for_as_long() -> None:
+    assert [beat_s(n) for n in (1, 8, 200, 400, 1000)] == [0.5, 0.5, 0.5, 1.0, 2.5]
+    for n in (1, 200, 1000, 4000):
+        assert n / beat_s(n) <= 400.0
+        assert horizon(10, 0.1, ahead_s=ahead_s(n)) - 10 >= min(MOST_AHEAD, LEAST_AHEAD + beat_s(n) / 0.1)
