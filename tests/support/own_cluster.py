@@ -81,6 +81,7 @@ class OwnCluster:
         mine = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_AUTH_MODE")}
         paths = os.pathsep.join([os.getcwd(), mine.get("PYTHONPATH", "")])  # tasks are defined in tests/
         own = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "PYTHONPATH": paths, MARK: self.mark}
+        own["RAY_raylet_start_wait_time_s"] = "120"  # a machine may be busy
         return {**mine, **own, **self.environment}
 
     def start_head(self, *arguments: str, cpus: float = 0, settings: Mapping[str, Any] = QUICK) -> None:
