@@ -16,8 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from shoal.tracking.ledger import effective, read
-
 pytestmark = pytest.mark.cluster
 
 BIN = Path(sys.executable).parent
@@ -145,10 +143,6 @@ def committed(folder: Path) -> bool:
     return ledger.exists() and '"commit"' in ledger.read_text()
 
 
-def steps(folder: Path) -> list[int]:
-    return [e["step"] for e in effective(read(folder / "ledger.jsonl")[0]) if e["kind"] == "commit"]
-
-
 def submit(
     environment: dict[str, str], project: Path, name: str, recipe: str, *arguments: str, flags: Sequence[str] = ()
 ) -> str:
@@ -220,20 +214,6 @@ def test_a_submitted_run_is_followed_and_stopped_and_tells_nobody_a_secret(
     assert SECRET not in "".join([said, listed, told, *written])
     assert "job of that name" in ended(shoal(head, project, *asked), code=2)
     assert "is over: it stopped" in ended(shoal(head, project, "--stop", "followed"), code=2)
-
-    stopped_at = steps(folder)[-1]
-    more = ["--set", f"budget.steps={stopped_at + 4}", "--name", "further", "--exclude", "large"]
-    ended(shoal(head, project, "--resume", "followed", "--runs", str(folder.parent), *more))
-    assert json.loads((folder.parent / "further" / "run.json").read_text())["status"] == "finished"
-    assert steps(folder.parent / "further") == [stopped_at + i for i in range(1, 5)]
-
-
-def test_a_sweep_as_a_plain_job_of_rays(head: dict[str, str], project: Path, tmp_path: Path) -> None:
-    entry = ["shoal", "sweep", "jobs/sweeping.py", "--runs", str(tmp_path / "runs"), "--name", "plain"]
-    said = jobs(head, "submit", f"--working-dir={project}", "--", *entry, "--set", "trials=1")
-    assert said.returncode == 0, said.stdout[-3000:] + said.stderr[-3000:]
-    (trial,) = json.loads((tmp_path / "runs" / "sweeps" / "plain" / "sweep.json").read_text())["trials"]
-    assert trial["status"] == "finished"
 
 
 def test_a_sweep_outlives_the_process_that_sent_it(head: dict[str, str], project: Path, tmp_path: Path) -> None:

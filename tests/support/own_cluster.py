@@ -1,5 +1,5 @@
-"""A Ray cluster of real processes that a test starts, breaks and ends by itself: with a GCS that can be lost and come
-back, or with Ray's own autoscaler on its fake provider, whose nodes are raylets on this machine.
+"""A Ray cluster of real processes that a test starts, breaks and ends by itself, with Ray's own autoscaler on its fake
+provider, whose nodes are raylets on this machine.
 
 Every process carries a mark in its environment, and only those that do are ended.
 """
@@ -14,9 +14,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +80,6 @@ class OwnCluster:
         mine = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_AUTH_MODE")}
         paths = os.pathsep.join([os.getcwd(), mine.get("PYTHONPATH", "")])  # tasks are defined in tests/
         own = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "PYTHONPATH": paths, MARK: self.mark}
-        own["RAY_raylet_start_wait_time_s"] = "120"  # a machine may be busy
         return {**mine, **own, **self.environment}
 
     def start_head(self, *arguments: str, cpus: float = 0, settings: Mapping[str, Any] = QUICK) -> None:
@@ -147,31 +145,6 @@ class OwnCluster:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
 
-    def kill_gcs(self) -> Callable[[], None]:
-        """Kill the GCS alone; returns what starts it again, as whatever supervises it would."""
-        (gcs,) = self.processes("gcs_server")
-        command, environment = gcs.cmdline(), gcs.environ()
-        gcs.kill()
-        gcs.wait()
-        gcs_address = (self.address.partition(":")[0], self.port)
-        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-
-        def start() -> None:
-            subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
-            _wait_for(gcs_address, "the GCS")
-
-        return start
-
-    def kill_head(self) -> None:
-        """Kill the GCS, and with it everybody on the head's node: the raylet, its workers, Ray's other processes."""
-        raylets = self.processes("raylet")
-        head = min(raylets, key=lambda p: p.create_time())
-        kept = {p.pid for r in raylets if r != head for p in (r, *r.children(recursive=True))}
-        for process in self.processes():
-            if process.pid not in kept:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-
     def close(self) -> None:
         """End every process that is left."""
         for how in (signal.SIGTERM, signal.SIGKILL):
@@ -186,37 +159,3 @@ class OwnCluster:
 def _node_id(raylet: psutil.Process) -> str:
     """What a raylet was told to be, in its arguments or its environment."""
     return " ".join([*raylet.cmdline(), raylet.environ().get("RAY_OVERRIDE_NODE_ID_FOR_TESTING", "")])
-
-
-def _wait_for(address: tuple[str, int], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while True:
-        with socket.socket() as line:
-            if not line.connect_ex(address):
-                return
-        assert time.monotonic() < deadline, f"{what} did not start"
-        time.sleep(0.05)
-
-
-class Redis:
-    """A Redis server of its own port and folder."""
-
-    def __init__(self) -> None:
-        binary = shutil.which("redis-server")
-        assert binary is not None, "the tests that need it are skipped without it"
-        self.port, self._folder = free_ports(1)[0], Path(tempfile.mkdtemp(prefix="redis"))
-        self._process = subprocess.Popen(
-            [binary, "--port", str(self.port), "--bind", HOST, "--dir", str(self._folder), "--save", ""],
-            stdout=subprocess.DEVNULL,
-        )
-        _wait_for((HOST, self.port), "Redis")
-
-    def environment(self) -> dict[str, str]:
-        """What makes a head keep its tables there."""
-        return {"RAY_REDIS_ADDRESS": f"{HOST}:{self.port}", "RAY_external_storage_namespace": uuid.uuid4().hex}
-
-    def close(self) -> None:
-        """End it."""
-        self._process.terminate()
-        self._process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
