@@ -17,7 +17,7 @@ from tests.support.conductor import Conductor, members, until
 
 pytestmark = pytest.mark.cluster
 
-LONG = 1500
+LONG = 800
 """So long that the run still goes when a newcomer is ready."""
 
 
