@@ -1,8 +1,13 @@
-"""The order of the tiers: seconds first, and no unit test in a process that is connected to a cluster."""
+"""For all tiers: their order, seconds first, and no unit test in a process that is connected to a cluster."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+
+# A machine that others use, too, may take its time for any one example.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 TIERS = ("unit", "cluster", "gpu")
 

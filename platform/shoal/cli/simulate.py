@@ -54,7 +54,8 @@ BUCKETS = ("useful", "overhead", "redone", "lost", "stopped", "start", "idle")
 @click.option("--costs", "show_costs", is_flag=True, help="List all costs with their sources, and end.")
 @click.option("--per-hour", type=float, help="Dollars for an hour of one worker.")
 @click.option("--instance", help="Or: the type of machine, whose price is shared by --per-node workers.")
-@click.option("--market", type=click.Choice(["on-demand", "spot"]), default="spot", show_default=True)
+@click.option("--market", type=click.Choice(["on-demand", "spot"]), default="spot", show_default=True,
+              help="Whose price of the machine.")  # fmt: skip
 @click.option("--region", help="Of the price. Default: the first one of the table.")
 @click.option("--prices", metavar="FILE", help="A table of prices with SkyPilot's columns (docs/cost.md).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
