@@ -38,6 +38,8 @@ class Stint:
     _ends: dict[int, ViewEnd | Exception] = field(default_factory=dict)
     _changed: threading.Condition = field(default_factory=threading.Condition)
     over: threading.Event = field(default_factory=threading.Event)
+    _closing: threading.Lock = field(default_factory=threading.Lock)
+    _closed: bool = False
 
     def live(self, order: ViewOrder, links: Links) -> ViewEnd:
         """Take part in a view; see `Worker.run_view`."""
@@ -67,11 +69,14 @@ class Stint:
         """The view is over: make whatever waits for its members fail at once. From any thread."""
         from shoal.worker.group import cut_group
 
-        self._cuts.add(view)
-        life = self.life
-        if life is not None and life.order.view.number == view:
-            life.cut()
-        cut_group(view)
+        with self._closing:
+            if self._closed:
+                return  # a late word: it would hit the next run's view of that number
+            self._cuts.add(view)
+            life = self.life
+            if life is not None and life.order.view.number == view:
+                life.cut()
+            cut_group(view)
 
     def _was_cut(self, view: int) -> bool:
         return view in self._cuts
@@ -109,7 +114,9 @@ class Stint:
         from shoal.worker.group import forget_views
 
         self.finish()
-        forget_views()
+        with self._closing:
+            self._closed = True
+            forget_views()
         self.store.close()
         self.estate.snapshots.clear()
         self.life = self.estate = self.store = None

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +25,7 @@ from shoal.membership.view import View
 from shoal.worker.group import cut_group, dissolve_group, form_group, open_store
 from shoal.worker.rendezvous import Meeting, Rendezvous
 from shoal.worker.sockets import Wires, marked, tcp_sockets
+from shoal.worker.stint import Stint
 
 pytestmark = pytest.mark.unit
 
@@ -112,6 +115,16 @@ def test_a_cut_of_a_view_that_is_over_is_harmless(store: Rendezvous) -> None:
     works(store, 1)
     cut_group(1)
     works(store, 2)
+
+
+def test_a_word_that_comes_after_a_run_has_let_go_does_not_hit_the_next_one(store: Rendezvous) -> None:
+    """A warm process: the views of both runs begin with 1."""
+    empty: Any = SimpleNamespace(snapshots={}, close=lambda: None)
+    before = Stint(outfit=empty, job=empty, estate=empty, store=empty, facts=empty)
+    before.cut(1)
+    before.close()
+    before.cut(1)
+    works(store, 1)
 
 
 def test_a_cut_of_another_view_is_harmless(store: Rendezvous) -> None:
