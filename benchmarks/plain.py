@@ -73,19 +73,24 @@ def ddp(spec: SimpleNamespace, task: Counted, rank: int, size: int) -> Iterator[
         yield loss.item()
 
 
-def zero(stage: int, spec: SimpleNamespace, task: Counted, rank: int, size: int) -> Iterator[float]:
-    import deepspeed
-
-    model = task.build()
-    config = {
-        "train_batch_size": spec.batch,
-        "train_micro_batch_size_per_gpu": spec.batch // size,
+def zero_config(stage: int, batch: int, size: int) -> dict[str, Any]:
+    """What DeepSpeed is told: one pass over a rank's part of the batch, clipping as everywhere here."""
+    return {
+        "train_batch_size": batch,
+        "train_micro_batch_size_per_gpu": batch // size,
         "gradient_accumulation_steps": 1,
         "zero_optimization": {"stage": stage},
         "zero_allow_untested_optimizer": True,
         "gradient_clipping": 1.0,
         "steps_per_print": 10**9,
     }
+
+
+def zero(stage: int, spec: SimpleNamespace, task: Counted, rank: int, size: int) -> Iterator[float]:
+    import deepspeed
+
+    model = task.build()
+    config = zero_config(stage, spec.batch, size)
     engine, optimizer, _, _ = deepspeed.initialize(model=model, optimizer=optimizer_for(model, spec), config=config)
     for step, tokens in enumerate(batches(spec.data, spec.batch, rank, size)):
         for group in optimizer.param_groups:

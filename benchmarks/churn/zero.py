@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from benchmarks.churn.eventlog import EventLog
 from benchmarks.churn.loop import Loop, batches, build, finish
+from benchmarks.plain import zero_config
 
 
 def train_zero(loop: Loop, stage: int) -> None:
@@ -18,15 +19,7 @@ def train_zero(loop: Loop, stage: int) -> None:
     deepspeed.init_distributed("gloo", verbose=False)
     workload, rank, size = loop.workload, dist.get_rank(), dist.get_world_size()
     model, optimizer = build(workload)
-    config = {
-        "train_batch_size": workload.batch,
-        "train_micro_batch_size_per_gpu": workload.batch // size,
-        "gradient_accumulation_steps": 1,
-        "zero_optimization": {"stage": stage},
-        "zero_allow_untested_optimizer": True,
-        "gradient_clipping": 1.0,
-        "steps_per_print": 10**9,
-    }
+    config = zero_config(stage, workload.batch, size)
     engine, optimizer, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     log = EventLog(loop.folder)
     for step, batch in batches(loop, rank, size, 0):

@@ -12,6 +12,7 @@ from shoal.coordinator.scene import Scene
 from shoal.coordinator.status import MemberStatus, RunStatus, State
 from shoal.errors import ConfigError
 from shoal.membership.phases import Phase
+from shoal.membership.view import MemberId
 
 SHOWN = {
     Phase.STARTING: "starting",
@@ -52,8 +53,7 @@ def status(scene: Scene) -> RunStatus:
 
 def members(scene: Scene) -> tuple[MemberStatus, ...]:
     """All workers: members in rank order, then the others."""
-    running = scene.running
-    ranks = {m: r for r, m in enumerate(running.view.members)} if running else {}
+    running, ranks = scene.running, ranks_of(scene)
     hands = sorted(scene.crew.hands.values(), key=lambda h: (ranks.get(h.member, len(ranks)), h.readiness))
     if running is None:
         return tuple(_worker(scene, h, None) for h in hands)
@@ -75,6 +75,11 @@ def members(scene: Scene) -> tuple[MemberStatus, ...]:
             )
         found.append(status)
     return tuple(found)
+
+
+def ranks_of(scene: Scene) -> dict[MemberId, int]:
+    """Of the members of the view that runs."""
+    return {m: r for r, m in enumerate(scene.running.view.members)} if scene.running else {}
 
 
 def _worker(scene: Scene, hand: Hand, rank: int | None) -> MemberStatus:

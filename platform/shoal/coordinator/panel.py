@@ -103,7 +103,7 @@ class Panel:
         self.tell()
         for one in (*control.SHOWN.values(), "stopping", "done"):
             self._set("shoal_phase", (phase if scene.phase is not Phase.DONE else "done") == one, phase=one)
-        ranks = {m: r for r, m in enumerate(running.view.members)} if running else {}
+        ranks = control.ranks_of(scene)
         states = Count(control.state_of(scene, h, ranks.get(h.member)) for h in scene.crew.hands.values())
         for state in get_args(State):
             self._set("shoal_workers", states[state], state=state)

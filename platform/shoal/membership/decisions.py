@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from shoal.membership.leasing import LEAST_AHEAD
 from shoal.membership.losses import Fail, Recover
 from shoal.membership.messages import Source
 from shoal.membership.recovery import Choice, Remembered
@@ -18,8 +19,8 @@ from shoal.membership.view import MemberId, View
 HASTE_S = 12.0
 """Beside what a leave is known to take: a host that is about to go may be slow, a clock wrong, and if nobody stays, a
 checkpoint is written."""
-TO_BOUNDARY = 3
-"""Steps until a view ends: the one being computed, and the two that are leased ahead."""
+TO_BOUNDARY = 1 + LEAST_AHEAD
+"""Steps until a view ends: the one being computed, and those that are leased ahead."""
 WORTH = 2.0
 """A change that nobody is forced to must save this many times what changes have cost so far: what is left of the run is
 an estimate, and one change is often followed by the next."""

@@ -105,7 +105,7 @@ def looked_at(asked: list[PlacementGroup]) -> tuple[list[PlacementGroup], list[P
         try:
             if place.wait(0):
                 granted.append(place)
-        except Exception as error:
+        except Exception as error:  # Ray has no class of its own for it
             if UNKNOWN not in str(error):
                 raise
             gone.append(place)
